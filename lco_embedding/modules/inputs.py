@@ -1,0 +1,325 @@
+"""Sort any input into an [`Item`]: chat messages whose content is a row of text and media blocks.
+
+Nothing is decoded here. Types, paths and headers are checked, so that a whole corpus can be vetted before the first
+forward pass, and every problem is reported with the index of its input.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lco_embedding.modules import media
+from lco_embedding.modules.media import Kind, MediaError, describe
+
+MEDIA_KINDS: tuple[Kind, ...] = ("image", "audio", "video")
+KINDS: tuple[Kind, ...] = ("text", *MEDIA_KINDS)
+
+# Keys under which a chat block may hold its medium, besides the name of its kind.
+SOURCE_KEYS = ("url", "path", "base64")
+
+MAX_PATH_LENGTH = 1024
+"""A longer string is a text, whatever it ends in."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why one input can't be embedded: its `index` in the list, `source` (file or kind) and `reason`."""
+
+    index: int
+    source: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"input {self.index} ({self.source}): {self.reason}"
+
+
+class InputError(ValueError):
+    """One or more inputs that can't be embedded; `problems` lists each with its index."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+        listed = "\n".join(f"- {problem}" for problem in self.problems)
+        super().__init__(
+            f"{len(self.problems)} input(s) can't be embedded:\n{listed}\n"
+            'Mend or drop them, or pass on_error="nan" to encode() to get NaN rows for them and the rest unharmed.'
+        )
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[list[Problem]]]:
+        return InputError, (self.problems,)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of content: a string for text, else a media value as the user gave it, and what its header tells."""
+
+    kind: Kind
+    value: Any
+    extent: media.Extent = media.Extent()
+
+    @property
+    def source(self) -> str:
+        """How an error names this block."""
+        return "text" if self.kind == "text" else f"{self.kind} {describe(self.value)}"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input: its position in the caller's list and its chat messages, mostly a single one of the user."""
+
+    index: int
+    messages: tuple[Message, ...]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Every block of every message, in order."""
+        return [block for message in self.messages for block in message.blocks]
+
+    @property
+    def media(self) -> list[Block]:
+        """The blocks that are not text, in order."""
+        return [block for block in self.blocks if block.kind != "text"]
+
+
+def sort_inputs(
+    inputs: Sequence[Any], kinds: Sequence[str], check: Callable[[Block], None]
+) -> tuple[list[Item], list[Problem]]:
+    """Sort inputs into items and check them, without decoding.
+
+    Args:
+        inputs: Anything that [`sort_input`] takes; items are passed through.
+        kinds: The kinds that the backbone takes.
+        check: Raises [`MediaError`] for a media block whose header shows that the backbone can't take it.
+
+    Returns:
+        The good items, in order and with their indices, and the problems of the others.
+    """
+    items, problems = [], []
+    for index, value in enumerate(inputs):
+        if isinstance(value, Item):
+            items.append(value)
+            continue
+        source = describe(value)
+        try:
+            messages = []
+            for message in sort_input(value):
+                blocks = []
+                for block in message.blocks:
+                    source = block.source
+                    blocks.append(_checked(block, kinds, check))
+                messages.append(Message(message.role, tuple(blocks)))
+        except MediaError as error:
+            problems.append(Problem(index, source, str(error)))
+        else:
+            items.append(Item(index, tuple(messages)))
+    return items, problems
+
+
+def _checked(block: Block, kinds: Sequence[str], check: Callable[[Block], None]) -> Block:
+    if block.kind not in kinds:
+        raise MediaError(f"this model takes {', '.join(kinds)}, not {block.kind}")
+    if block.kind == "text":
+        return block
+    checks = {"image": media.check_image, "audio": media.check_audio, "video": media.check_video}
+    block = Block(block.kind, block.value, checks[block.kind](block.value))
+    check(block)
+    return block
+
+
+def sort_input(value: Any) -> list[Message]:
+    """Sort one input into chat messages.
+
+    Args:
+        value: A string (text, the path of an existing media file, or a data URI), a path object, bytes, a PIL image,
+            an array (1 or 2 axes: audio, 3: image, 4: video), a list of images (the frames of a video), a
+            `torchcodec` decoder, `{"array", "sampling_rate"}`, `{"array", "video_metadata"}`, a dict with one or more
+            of `text`, `image`, `audio`, `video`, each a value or a list of them, or a chat message or list of such.
+
+    Raises:
+        MediaError: The value is empty, missing, or of no type that can be embedded.
+    """
+    if _is_message(value):
+        return [_message(value)]
+    if isinstance(value, list | tuple) and value and all(_is_message(entry) for entry in value):
+        return [_message(entry) for entry in value]
+    if isinstance(value, Mapping) and value.keys() <= set(KINDS) and value:
+        blocks = [block for kind, entry in value.items() for block in _blocks_of(kind, entry)]
+        # An empty string beside other content is an absent text, as in the published training data.
+        present = [block for block in blocks if block.kind != "text" or block.value.strip()]
+        if not present:
+            raise MediaError("it is empty: there is nothing to embed")
+        return [Message("user", tuple(present))]
+    return [Message("user", (_bare_block(value),))]
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and "role" in value and "content" in value
+
+
+def _message(value: Mapping[str, Any]) -> Message:
+    content = value["content"]
+    if isinstance(content, str):
+        return Message(str(value["role"]), (_text_block(content),))
+    if not isinstance(content, list | tuple) or not content:
+        raise MediaError(f"the content of a message must be text or a list of blocks, got {describe(content)}")
+    return Message(str(value["role"]), tuple(block for entry in content for block in _chat_block(entry)))
+
+
+def _chat_block(entry: Any) -> list[Block]:
+    if isinstance(entry, str):
+        return [_text_block(entry)]
+    if not isinstance(entry, Mapping):
+        raise MediaError(f"a block of a message must be a dict with a 'type', got {describe(entry)}")
+    kind = entry.get("type", next((kind for kind in KINDS if kind in entry), None))
+    if kind == "image_url":
+        url = entry.get("image_url")
+        return [_media_block("image", url.get("url") if isinstance(url, Mapping) else url)]
+    if kind not in KINDS:
+        raise MediaError(f"a block of a message has type {kind!r}; expected one of {', '.join(KINDS)}")
+    for key in (kind, *SOURCE_KEYS):
+        if entry.get(key) is not None:
+            content = entry[key]
+            return _blocks_of(kind, media.decode_base64(content) if key == "base64" else content)
+    raise MediaError(f"a block of type {kind!r} has no {kind!r}")
+
+
+def _blocks_of(kind: Any, entry: Any) -> list[Block]:
+    """Return the blocks of one key of a dict: one value, or a list of them."""
+    several = isinstance(entry, list | tuple) and not (kind == "video" and _is_frames(entry))
+    if several and not entry:
+        raise MediaError(f"the list of {kind} is empty")
+    entries = entry if several else [entry]
+    if kind != "text":
+        return [_media_block(kind, value) for value in entries]
+    for value in entries:
+        if not isinstance(value, str):
+            raise MediaError(f"the text must be a string, got {describe(value)}")
+    return [Block("text", str(value)) for value in entries]
+
+
+def _is_frames(value: Any) -> bool:
+    """Tell whether a list is the frames of one video rather than several videos."""
+    return bool(value) and all(
+        isinstance(frame, Image.Image)
+        or (isinstance(frame, np.ndarray | torch.Tensor) and frame.ndim == 3)
+        or (isinstance(frame, str | os.PathLike) and media.kind_of_path(os.fspath(frame)) == "image")
+        for frame in value
+    )
+
+
+def _text_block(text: str) -> Block:
+    if not text.strip():
+        raise MediaError("the text is empty: there is nothing to embed")
+    return Block("text", str(text))
+
+
+def _media_block(kind: Kind, value: Any) -> Block:
+    """Return the block of a medium whose kind is known."""
+    if value is None:
+        raise MediaError(f"the {kind} is None")
+    if isinstance(value, str):
+        if value.startswith("data:"):
+            named, content = media.decode_data_uri(value)
+            if named not in (None, kind):
+                raise MediaError(f"the data URI holds {named}, not {kind}")
+            return Block(kind, content)
+        if _is_url(value):
+            raise MediaError("URLs are not fetched: download the file and pass its path")
+    if isinstance(value, Mapping) and value.keys() <= {"bytes", "path"}:
+        # The undecoded form of the datasets library.
+        return _media_block(kind, value.get("bytes") or value.get("path"))
+    return Block(kind, bytes(value) if isinstance(value, bytearray | memoryview) else value)
+
+
+def _bare_block(value: Any) -> Block:
+    """Return the block of a value that does not say what it is."""
+    if isinstance(value, str):
+        return _string_block(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return Block(media.sniff(bytes(value)), bytes(value))
+    if isinstance(value, os.PathLike):
+        return Block(media.kind_of_path(os.fspath(value)) or media.sniff(value), value)
+    if isinstance(value, Image.Image):
+        return Block("image", value)
+    if isinstance(value, media.AudioDecoder):
+        return Block("audio", value)
+    if isinstance(value, media.VideoDecoder):
+        return Block("video", value)
+    if isinstance(value, np.ndarray | torch.Tensor):
+        kind = {1: "audio", 2: "audio", 3: "image", 4: "video"}.get(value.ndim)
+        if kind is None:
+            raise MediaError("an array has 1 or 2 axes for audio, 3 for an image, 4 for a video")
+        return Block(kind, value)  # type: ignore[arg-type]
+    if isinstance(value, Mapping):
+        return _mapping_block(value)
+    if isinstance(value, list | tuple):
+        if not value:
+            raise MediaError("an empty list: there is nothing to embed")
+        if _is_frames(value):
+            return Block("video", list(value))
+        raise MediaError(
+            "a list is neither the frames of a video nor chat messages; "
+            'for several pieces of one kind use {"text": [...]} or {"image": [...]}'
+        )
+    if value is None:
+        raise MediaError("the input is None (a missing value?)")
+    raise MediaError("can't be embedded; expected text, path, bytes, image, array, dict or chat messages")
+
+
+def _mapping_block(value: Mapping[str, Any]) -> Block:
+    keys = value.keys()
+    if "array" in keys and "sampling_rate" in keys:
+        return Block("audio", value)
+    if "array" in keys and "video_metadata" in keys:
+        return Block("video", value)
+    if "array" in keys:
+        raise MediaError("beside 'array' a dict needs 'sampling_rate' (audio) or 'video_metadata' (video)")
+    if keys and keys <= {"bytes", "path"}:
+        content = value.get("bytes") or value.get("path")
+        if isinstance(content, bytes | str):
+            return Block(media.sniff(content if isinstance(content, bytes) else _path(content)), content)
+    if not keys:
+        raise MediaError("an empty dict: there is nothing to embed")
+    unknown = sorted(str(key) for key in keys if key not in KINDS)
+    raise MediaError(f"unknown keys {unknown}; expected some of {', '.join(KINDS)}")
+
+
+def _string_block(text: str) -> Block:
+    if text.startswith(("data:image/", "data:audio/", "data:video/")) and "," in text[:256]:
+        kind, content = media.decode_data_uri(text)
+        return Block(kind, content)  # type: ignore[arg-type]
+    kind = media.kind_of_path(text) if len(text) <= MAX_PATH_LENGTH and "\n" not in text else None
+    if kind is None:
+        return _text_block(text)
+    if _is_url(text):
+        raise MediaError(f'URLs are not fetched: download the file, or pass {{"text": {text!r}}} to embed the string')
+    if not os.path.isfile(text):
+        raise MediaError(
+            f"it looks like the path of {'an' if kind[0] in 'ai' else 'a'} {kind}, but there is no such file; "
+            'if it is a text, pass {"text": ...}'
+        )
+    return Block(kind, text)
+
+
+def _path(text: str) -> os.PathLike[str]:
+    from pathlib import Path
+
+    return Path(text)
+
+
+def _is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://", "ftp://", "s3://", "gs://", "hf://")) and " " not in text

@@ -1,0 +1,138 @@
+"""Write messages as the model reads them: the chat template, the LCO prompts, and text that stays text.
+
+The prompts live in the chat template itself, so that a saved checkpoint renders the same anywhere: [`with_prompts`]
+puts a prelude before a backbone's own template that appends the prompt to the last user message. Which prompt follows
+from the content of the whole chat: one for each modality, another for mixtures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils.chat_template_utils import mark_control_tokens
+
+from lco_embedding.modules.inputs import Block, Item, Message
+
+PROMPT = "\nSummarize the above{} in one word:"
+"""The LCO-Emb prompt; the gap takes the modality (" text", " image", ...), or nothing for mixed content (LCO-Emb
+repository and model cards)."""
+
+PRELUDE = """\
+{#- LCO-Emb: append the prompt that fits the content of the chat to the last user message. -#}
+{%- set lco = namespace(user=-1, kinds=[]) -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}{%- set lco.user = loop.index0 -%}{%- endif -%}
+{%- if message['role'] != 'system' -%}
+{%- for block in ([{'type': 'text'}] if message['content'] is string else message['content']) -%}
+{%- if block['type'] not in lco.kinds -%}{%- set lco.kinds = lco.kinds + [block['type']] -%}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if lco.user >= 0 -%}
+{%- set user = messages[lco.user] -%}
+{%- set content = [{'type': 'text', 'text': user['content']}] if user['content'] is string else user['content'] -%}
+{%- set kind = ' ' + lco.kinds[0] if lco.kinds | length == 1 else '' -%}
+{%- set prompt = [{'type': 'text', 'text': '\\nSummarize the above' + kind + ' in one word:'}] -%}
+{%- set user = [{'role': 'user', 'content': content + prompt}] -%}
+{%- set messages = messages[:lco.user] + user + messages[lco.user + 1:] -%}
+{%- endif -%}
+"""
+
+
+def with_prompts(template: str) -> str:
+    """Return a chat template that renders as `template` does, with the LCO prompts appended."""
+    return PRELUDE + template
+
+
+def has_prompts(processor: ProcessorMixin, chat_template_kwargs: dict[str, Any]) -> bool:
+    """Tell whether the chat template in use appends the LCO prompts by itself."""
+    item = Item(0, (Message("user", (Block("text", "."),)),))
+    return PROMPT.format(" text") in render(processor, item, chat_template_kwargs)
+
+
+def render(processor: ProcessorMixin, item: Item, chat_template_kwargs: dict[str, Any]) -> str:
+    """Render an item as one string, in which each medium stands as its single placeholder token.
+
+    Control tokens in the user's text are wrapped in markers, by which [`encode`] knows them as text.
+    """
+    tokens = _control_tokens(tuple(processor.tokenizer.added_tokens_encoder))
+    conversation = [
+        {
+            "role": message.role,
+            "content": [
+                {"type": "text", "text": _marked(block.value, tokens)} if block.kind == "text" else {"type": block.kind}
+                for block in message.blocks
+            ],
+        }
+        for message in item.messages
+    ]
+    return processor.apply_chat_template(conversation, tokenize=False, **chat_template_kwargs)  # type: ignore[no-any-return]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenize rendered chats; marked control tokens become the tokens of their characters.
+
+    Returns:
+        The token ids of each chat, without padding.
+    """
+    bos = tokenizer.bos_token
+    # A template that writes no begin-of-sequence token leaves it to the tokenizer, as upstream processors do.
+    add_special_tokens = not (bos and texts and texts[0].startswith(bos))
+    plain = [text for text in texts if not _is_marked(text)]
+    ids = iter(tokenizer(plain, add_special_tokens=add_special_tokens)["input_ids"] if plain else [])
+    return [_encode_marked(tokenizer, text, add_special_tokens) if _is_marked(text) else next(ids) for text in texts]
+
+
+def _encode_marked(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: bool) -> list[int]:
+    start = tokenizer("")["input_ids"] if add_special_tokens else []
+    return [*start, *tokenizer(text, add_special_tokens=False, sanitize_control_tokens=True)["input_ids"]]
+
+
+def cut_text(tokenizer: PreTrainedTokenizerBase, item: Item, max_tokens: int) -> Item:
+    """Return `item` with its text cut to `max_tokens` tokens in all, later blocks first; the same item if it fits."""
+    if sum(len(block.value.encode(errors="ignore")) for block in item.blocks if block.kind == "text") <= max_tokens:
+        return item  # no tokenizer here makes more tokens than bytes
+    left = max_tokens
+    messages = []
+    for message in item.messages:
+        blocks = []
+        for block in message.blocks:
+            if block.kind == "text":
+                text, used = _cut(tokenizer, block.value, left)
+                left -= used
+                block = block if text == block.value else replace(block, value=text)
+            blocks.append(block)
+        messages.append(replace(message, blocks=tuple(blocks)))
+    return item if tuple(messages) == item.messages else replace(item, messages=tuple(messages))
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> tuple[str, int]:
+    encoding = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    offsets = encoding["offset_mapping"]
+    if len(offsets) <= max_tokens:
+        return text, len(offsets)
+    # The first token left out may start within a character, whose offset is that of the whole character.
+    return text[: offsets[max_tokens][0]], max_tokens
+
+
+@lru_cache
+def _control_tokens(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+def _marked(text: str, tokens: re.Pattern[str]) -> str:
+    return mark_control_tokens(text, tokens) if tokens.search(text) else text  # type: ignore[no-any-return]
+
+
+# The private-use characters with which transformers marks a control token in user text.
+_MARKER = re.compile("[\U000f0000\U000f0001]")
+
+
+def _is_marked(text: str) -> bool:
+    return _MARKER.search(text) is not None
