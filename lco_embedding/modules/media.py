@@ -361,20 +361,21 @@ def load_audio(value: Any, sampling_rate: int, max_seconds: float = math.inf) ->
     return samples if rate == sampling_rate else soxr.resample(samples, rate, sampling_rate).astype(np.float32)
 
 
-def load_sound_track(value: Any, sampling_rate: int, max_seconds: float = math.inf) -> NDArray[np.float32] | None:
-    """Decode the sound of a video as [`load_audio`] does; None if it has none.
-
-    In-memory frames carry their sound under the key `audio` of their dict.
-    """
+def has_sound_track(value: Any) -> bool:
+    """Tell whether a video carries sound: a file has a track, in-memory frames have `audio` in their dict."""
     if isinstance(value, Mapping):
-        sound = value.get("audio")
-        return None if sound is None else load_audio(sound, sampling_rate, max_seconds)
+        return value.get("audio") is not None
     if not isinstance(value, str | os.PathLike | bytes):
-        return None
+        return False
     with _reader(value) as file, _container(file) as container:
-        if not container.streams.audio:
-            return None
-    return load_audio(value, sampling_rate, max_seconds)
+        return bool(container.streams.audio)
+
+
+def load_sound_track(value: Any, sampling_rate: int, max_seconds: float = math.inf) -> NDArray[np.float32] | None:
+    """Decode the sound of a video as [`load_audio`] does; None if it has none."""
+    if not has_sound_track(value):
+        return None
+    return load_audio(value["audio"] if isinstance(value, Mapping) else value, sampling_rate, max_seconds)
 
 
 def _wave_of(value: Mapping[str, Any] | NDArray[Any] | torch.Tensor) -> Waveform:

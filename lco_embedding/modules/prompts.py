@@ -112,7 +112,9 @@ def cut_text(tokenizer: PreTrainedTokenizerBase, item: Item, max_tokens: int) ->
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> tuple[str, int]:
-    encoding = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    encoding = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    )
     offsets = encoding["offset_mapping"]
     if len(offsets) <= max_tokens:
         return text, len(offsets)

@@ -1,0 +1,362 @@
+"""The model a user holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.util import batch_to_device, truncate_embeddings
+from torch import Tensor, nn
+from tqdm.autonotebook import tqdm
+from transformers import logging as transformers_logging
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from lco_embedding.modules.inputs import InputError, Item, Problem
+from lco_embedding.modules.last_token_pooling import LastTokenPooling
+from lco_embedding.modules.omni_transformer import OmniTransformer, ProcessingKwargs
+
+logger = transformers_logging.get_logger(__name__)
+
+OnError = Literal["raise", "nan"]
+
+# What a saved checkpoint names for our modules, so that it loads anywhere without this package.
+PLAIN_TYPES: dict[type[nn.Module], type[nn.Module]] = {OmniTransformer: Transformer, LastTokenPooling: Pooling}
+
+
+class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
+    """A `SentenceTransformer` that embeds text, images, audio, video and mixtures of them in one space.
+
+    It loads LCO checkpoints, raw backbones (which get the LCO prompts, last-token pooling and normalisation) and
+    PEFT adapters of either, from a folder or the Hugging Face Hub.
+
+    Args:
+        model_name_or_path: Folder or Hub id.
+        processing_kwargs: Settings such as `{"image": {"max_pixels": 500_000}, "video": {"fps": 1.0}}`, over those
+            of the checkpoint and saved with it; `OmniTransformer` lists them.
+        **kwargs: As in `SentenceTransformer`: `device`, `model_kwargs` (dtype, attention, device map, quantisation),
+            `revision`, `token`, `truncate_dim`, `modules`, ...
+
+    Raises:
+        ValueError: The architecture is not supported, or the checkpoint pools another way.
+
+    Example:
+        >>> from lco_embedding import LCOEmbedding
+        >>> model = LCOEmbedding.miniature()
+        >>> embeddings = model.encode(["a red circle", {"image": "circle.png", "text": "what is this?"}, "bell.wav"])
+        >>> model.similarity(embeddings, embeddings)
+    """
+
+    default_huggingface_organization = None
+
+    def __init__(
+        self,
+        model_name_or_path: str | os.PathLike[str] | None = None,
+        *,
+        processing_kwargs: ProcessingKwargs | None = None,
+        **kwargs: Any,
+    ) -> None:
+        name = os.fspath(model_name_or_path) if model_name_or_path is not None else None
+        super().__init__(name, **kwargs)
+        if not isinstance(self[0], OmniTransformer):
+            raise ValueError(
+                f"the first module must be an OmniTransformer, got {type(self[0]).__name__}; "
+                "other models work as sentence_transformers.SentenceTransformer(modules=[...])"
+            )
+        if processing_kwargs:
+            self.omni.processing_kwargs = self.omni._settings(processing_kwargs)
+
+    @classmethod
+    def miniature(cls, **kwargs: Any) -> LCOEmbedding:
+        """Load the miniature that ships in the package: the real architecture at a small size, offline.
+
+        Args:
+            **kwargs: As in `LCOEmbedding`.
+        """
+        return cls(Path(__file__).parent / "miniature" / "checkpoint", local_files_only=True, **kwargs)
+
+    @property
+    def omni(self) -> OmniTransformer:
+        """The module that turns inputs into hidden states."""
+        module: OmniTransformer = self[0]
+        return module
+
+    # --- loading and saving -----------------------------------------------------------------------------------------
+
+    def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type[nn.Module]:
+        for ours, plain in PLAIN_TYPES.items():
+            if class_ref == f"{ours.__module__}.{ours.__name__}":
+                return ours
+            if class_ref.startswith("sentence_transformers.") and class_ref.endswith(f".{plain.__name__}"):
+                return ours
+        found: type[nn.Module] = super()._load_module_class_from_ref(class_ref, *args, **kwargs)
+        return found
+
+    def _load_default_modules(
+        self,
+        model_name_or_path: str,
+        token: bool | str | None,
+        cache_folder: str | None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        local_files_only: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Make an embedding model of what has no `modules.json`: a raw backbone, or an adapter with its base."""
+        hub = {
+            "token": token,
+            "cache_dir": cache_folder,
+            "revision": revision,
+            "local_files_only": local_files_only,
+        }
+        if find_adapter_config_file(model_name_or_path, **hub) is not None:
+            return self._load_adapter(
+                model_name_or_path,
+                hub,
+                token=token,
+                cache_folder=cache_folder,
+                trust_remote_code=trust_remote_code,
+                local_files_only=local_files_only,
+                model_kwargs=model_kwargs,
+                processor_kwargs=processor_kwargs,
+                config_kwargs=config_kwargs,
+            )
+        shared = {**hub, "trust_remote_code": trust_remote_code}
+        transformer = OmniTransformer(
+            model_name_or_path,
+            model_kwargs={**shared, **(model_kwargs or {})},
+            processor_kwargs={**shared, **(processor_kwargs or {})},
+            config_kwargs={**shared, **(config_kwargs or {})},
+            backend=self.backend,
+        )
+        transformer.add_prompts()
+        if not local_files_only:
+            self.model_card_data.set_base_model(model_name_or_path, revision=revision)
+        return [transformer, LastTokenPooling(transformer.get_embedding_dimension()), Normalize()], {}
+
+    def _load_adapter(
+        self, model_name_or_path: str, hub: dict[str, Any], **load_kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        from peft import PeftConfig
+
+        config = PeftConfig.from_pretrained(model_name_or_path, **hub)
+        base = config.base_model_name_or_path
+        if not base:
+            raise ValueError(f"the adapter {model_name_or_path} does not name its base model")
+        modules, module_kwargs = self._load_modules(base, revision=config.revision, **load_kwargs)
+        first = next(iter(modules.values())) if isinstance(modules, OrderedDict) else modules[0]
+        first.model.load_adapter(model_name_or_path, adapter_kwargs=hub)
+        return modules, module_kwargs
+
+    def save(self, path: str | os.PathLike[str], *args: Any, custom_modules: bool = False, **kwargs: Any) -> None:
+        """Save the model as a plain Sentence Transformers checkpoint that loads without this package.
+
+        Args:
+            path: Folder to write.
+            *args: As in `SentenceTransformer.save`.
+            custom_modules: Name our module types in `modules.json` instead, so that
+                `SentenceTransformer(path, trust_remote_code=True)` yields them where this package is installed.
+            **kwargs: As in `SentenceTransformer.save`.
+        """
+        folder = Path(path)
+        super().save(str(folder), *args, **kwargs)
+        listing = folder / "modules.json"
+        entries = json.loads(listing.read_text(encoding="utf8"))
+        for entry, module in zip(entries, self, strict=True):
+            plain = PLAIN_TYPES.get(type(module))
+            if plain is None:
+                continue
+            if not custom_modules:
+                entry["type"] = f"{plain.__module__}.{plain.__name__}"
+            if entry["path"]:
+                # Serving engines look for the pooling in "1_Pooling".
+                renamed = f"{entry['idx']}_{plain.__name__}"
+                shutil.rmtree(folder / renamed, ignore_errors=True)
+                (folder / entry["path"]).rename(folder / renamed)
+                entry["path"] = renamed
+        listing.write_text(json.dumps(entries, indent=2), encoding="utf8")
+
+    def save_pretrained(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save the model; the same as `save`."""
+        self.save(path, *args, **kwargs)
+
+    # --- encoding ---------------------------------------------------------------------------------------------------
+
+    def encode(  # type: ignore[override]
+        self,
+        inputs: Any,
+        *args: Any,
+        on_error: OnError = "raise",
+        load_audio_from_video: bool | None = None,
+        processing_kwargs: ProcessingKwargs | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Embed one input, or a list of inputs of any kinds in any order.
+
+        Args:
+            inputs: Text, media and mixtures; `lco_embedding.modules.inputs.sort_input` lists the forms.
+            *args: As in `SentenceTransformer.encode`.
+            on_error: What to do with inputs that can't be embedded: `"raise"` an [`InputError`] (types, paths and
+                headers of all inputs are checked before anything is computed, and every bad one is listed; what only
+                decoding shows is raised when met), or return `"nan"` rows for them, with one warning.
+            load_audio_from_video: Whether the sound track of videos is heard with them; the checkpoint's setting
+                unless given.
+            processing_kwargs: Settings for this call; `OmniTransformer` lists them.
+            **kwargs: As in `SentenceTransformer.encode`: `batch_size`, `prompt`, `convert_to_tensor`, `truncate_dim`,
+                `normalize_embeddings`, `precision`, `device`, `pool`, `show_progress_bar`, ...
+
+        Returns:
+            Embeddings of shape (inputs, dimension), or (dimension,) for a single input.
+
+        Raises:
+            InputError: Some inputs can't be embedded, and `on_error` is `"raise"`.
+            FloatingPointError: The model gave a hidden state that is not finite for some inputs.
+        """
+        if on_error not in ("raise", "nan"):
+            raise ValueError(f"on_error must be 'raise' or 'nan', got {on_error!r}")
+        if load_audio_from_video is not None:
+            if "audio" not in self.omni.backbone.kinds:
+                raise ValueError(f"load_audio_from_video: {self.omni.backbone.model_type} does not hear audio")
+            processing_kwargs = {**(processing_kwargs or {})}
+            video = {**processing_kwargs.get("video", {}), "load_audio_from_video": load_audio_from_video}
+            processing_kwargs["video"] = video
+        singular = self.is_singular_input(inputs)
+        values = [inputs] if singular else inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
+        items, problems = self.omni.sort(values, processing_kwargs)
+        if problems and on_error == "raise":
+            raise InputError(problems)
+        slots: list[Item | Problem] = sorted([*items, *problems], key=lambda slot: slot.index)
+        if not slots and kwargs.get("output_value", "sentence_embedding") == "sentence_embedding":
+            empty = torch.empty(0, kwargs.get("truncate_dim") or self.truncate_dim or self.get_embedding_dimension())
+            return empty if kwargs.get("convert_to_tensor") else empty.numpy()
+        embeddings = super().encode(slots, *args, processing_kwargs=processing_kwargs, on_error=on_error, **kwargs)
+        return embeddings[0] if singular else embeddings
+
+    def get_model_kwargs(self) -> list[str]:
+        """Return the arguments of `encode` beyond those of `SentenceTransformer`."""
+        return [*super().get_model_kwargs(), "on_error"]
+
+    @staticmethod
+    def _input_length(sample: Any) -> int:
+        """Tell Sentence Transformers the length of an item by which it sorts; ours are sorted by tokens."""
+        return 1 if isinstance(sample, Item | Problem) else int(SentenceTransformer._input_length(sample))
+
+    @torch.inference_mode()
+    def _inference(  # type: ignore[override]
+        self,
+        inputs: list[Any],
+        *,
+        prompt: str | None,
+        batch_size: int,
+        show_progress_bar: bool,
+        output_value: str | None,
+        save_to_cpu: bool,
+        normalize_embeddings: bool,
+        truncate_dim: int | None,
+        device: str | torch.device | None = None,
+        on_error: OnError = "raise",
+        processing_kwargs: ProcessingKwargs | None = None,
+        task: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Embed sorted inputs on one device; what `encode` of `SentenceTransformer` calls, here and in each worker."""
+        target = self._resolve_inference_device(device)
+        self.eval()
+        items = [slot for slot in inputs if isinstance(slot, Item)]
+        problems = [slot for slot in inputs if isinstance(slot, Problem)]
+        results: dict[int, Any] = {}
+        cut = 0
+        progress = tqdm(total=len(items), desc="Embedding", unit="input", disable=not show_progress_bar)
+        with progress:
+            for batch in self._batches(items, batch_size, processing_kwargs):
+                rows, failed = self.omni.rows(batch, prompt, processing_kwargs, task=task)
+                if failed and on_error == "raise":
+                    raise InputError(failed)
+                problems += failed
+                cut += sum(row.was_cut for row in rows)
+                if rows:
+                    features = batch_to_device(self.omni.collate(rows), target)
+                    output = self(features, **kwargs)
+                    bad = self._not_finite(output["sentence_embedding"], [row.item for row in rows], on_error)
+                    problems += bad
+                    if truncate_dim is not None:
+                        output["sentence_embedding"] = truncate_embeddings(output["sentence_embedding"], truncate_dim)
+                    outputs = _split(output, output_value, normalize_embeddings, len(rows), save_to_cpu)
+                    broken = {problem.index for problem in bad}
+                    results |= {
+                        row.item.index: value
+                        for row, value in zip(rows, outputs, strict=True)
+                        if row.item.index not in broken
+                    }
+                progress.update(len(batch))
+        if cut:
+            logger.warning(f"The text of {cut} input(s) was longer than the model reads, and was cut before the prompt.")
+        if problems:
+            listed = "\n".join(f"- {problem}" for problem in sorted(problems, key=lambda problem: problem.index))
+            logger.warning(f"{len(problems)} input(s) could not be embedded; their rows are NaN:\n{listed}")
+        if output_value != "sentence_embedding":
+            return [results.get(slot.index) for slot in inputs]
+        like = next(iter(results.values()), None)
+        if like is None:
+            size = truncate_dim or self.get_embedding_dimension()
+            like = torch.empty(size, device="cpu" if save_to_cpu else target)
+        missing = torch.full_like(like, float("nan"))
+        return torch.stack([results.get(slot.index, missing) for slot in inputs])
+
+    def _batches(
+        self, items: Sequence[Item], batch_size: int, processing_kwargs: ProcessingKwargs | None
+    ) -> Iterator[list[Item]]:
+        """Yield batches of items of like length, the longest first."""
+        lengths = [self.omni.estimate_tokens(item, processing_kwargs) for item in items]
+        order = sorted(range(len(items)), key=lambda index: -lengths[index])
+        for start in range(0, len(order), batch_size):
+            yield [items[index] for index in order[start : start + batch_size]]
+
+    @staticmethod
+    def _not_finite(embeddings: Tensor, items: Sequence[Item], on_error: OnError) -> list[Problem]:
+        finite = torch.isfinite(embeddings).all(dim=1).tolist()
+        bad = [
+            Problem(item.index, item.blocks[0].source, "the model's hidden state is not finite")
+            for item, is_finite in zip(items, finite, strict=True)
+            if not is_finite
+        ]
+        if bad and on_error == "raise":
+            listed = "\n".join(f"- {problem}" for problem in bad)
+            raise FloatingPointError(
+                f"{len(bad)} embedding(s) are not finite:\n{listed}\n"
+                "The weights may be broken, or the dtype too narrow: try model_kwargs={'dtype': torch.bfloat16} "
+                "or torch.float32."
+            )
+        return bad
+
+
+def _split(
+    output: dict[str, Any], output_value: str | None, normalize: bool, count: int, save_to_cpu: bool
+) -> list[Any]:
+    """Split the output of a batch into one value for each row."""
+    if output_value == "token_embeddings":
+        mask = output["attention_mask"].bool()
+        return [hidden[kept] for hidden, kept in zip(output["token_embeddings"], mask, strict=True)]
+    if output_value is None:
+        return [
+            {
+                name: value[index] if isinstance(value, Tensor) and value.ndim and len(value) == count else value
+                for name, value in output.items()
+            }
+            for index in range(count)
+        ]
+    embeddings = output["sentence_embedding"]
+    if normalize:
+        embeddings = nn.functional.normalize(embeddings, p=2, dim=1)
+    return list(embeddings.cpu() if save_to_cpu else embeddings)
