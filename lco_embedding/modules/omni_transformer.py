@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from sentence_transformers.base.modules import Transformer
+from sentence_transformers.base.modules.transformer import set_temporary_class_attrs
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
@@ -89,6 +90,23 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         config, is_peft_model = super()._load_config(model_name_or_path, backend, config_kwargs)
         return embedding_config(config), is_peft_model
 
+    def _load_model(
+        self,
+        model_name_or_path: str,
+        transformer_task: Any,
+        config: PretrainedConfig,
+        backend: str,
+        is_peft_model: bool,
+        **model_kwargs: Any,
+    ) -> PreTrainedModel:
+        # The language head is left in its file by design, so its absence is not to be reported at every load.
+        model_class = MODEL_MAPPING[type(config)]
+        ignored = [*(model_class._keys_to_ignore_on_load_unexpected or []), r"lm_head\.weight$"]
+        with set_temporary_class_attrs(model_class, _keys_to_ignore_on_load_unexpected=ignored):
+            return super()._load_model(
+                model_name_or_path, transformer_task, config, backend, is_peft_model, **model_kwargs
+            )
+
     def add_prompts(self) -> None:
         """Make the chat template append the LCO prompts, unless it does so already."""
         if prompts.has_prompts(self.processor, self._template_kwargs(self.processing_kwargs)):
@@ -118,7 +136,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         with torch.device("meta"):
             whole = generation_class(self.config)
         whole.model = self.model
-        if not self.config.get_text_config().tie_word_embeddings:
+        if not self.config.tie_word_embeddings:
             head = self._read_head()
             if head is not None:
                 whole.lm_head.weight = nn.Parameter(head.to(self.model.dtype), requires_grad=False)
