@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from lco_embedding.modules.omni_transformer import OmniTransformer, ProcessingKw
 
 logger = transformers_logging.get_logger(__name__)
 
-OnError = Literal["raise", "nan"]
+OnError = Literal["raise", "nan"] | Callable[[Problem], object]
 
 # What a saved checkpoint names for our modules, so that it loads anywhere without this package.
 PLAIN_TYPES: dict[type[nn.Module], type[nn.Module]] = {OmniTransformer: Transformer, LastTokenPooling: Pooling}
@@ -73,15 +73,16 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
                 "other models work as sentence_transformers.SentenceTransformer(modules=[...])"
             )
         if processing_kwargs:
-            self.omni.processing_kwargs = self.omni._settings(processing_kwargs)
+            self.omni.processing_kwargs = self.omni.reader(processing_kwargs).settings
 
     @classmethod
     def miniature(cls, **kwargs: Any) -> LCOEmbedding:
         """Load the miniature that ships in the package: the real architecture at a small size, offline.
 
         Args:
-            **kwargs: As in `LCOEmbedding`.
+            **kwargs: As in `LCOEmbedding`; the weights, stored in bfloat16, are widened to float32 unless told.
         """
+        kwargs["model_kwargs"] = {"dtype": torch.float32, **(kwargs.get("model_kwargs") or {})}
         return cls(Path(__file__).parent / "miniature" / "checkpoint", local_files_only=True, **kwargs)
 
     @property
@@ -209,7 +210,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             *args: As in `SentenceTransformer.encode`.
             on_error: What to do with inputs that can't be embedded: `"raise"` an [`InputError`] (types, paths and
                 headers of all inputs are checked before anything is computed, and every bad one is listed; what only
-                decoding shows is raised when met), or return `"nan"` rows for them, with one warning.
+                decoding shows is raised when met), or return `"nan"` rows for them, with one warning; a function
+                instead of `"nan"` is called with each [`Problem`] (not from worker processes).
             load_audio_from_video: Whether the sound track of videos is heard with them; the checkpoint's setting
                 unless given.
             processing_kwargs: Settings for this call; `OmniTransformer` lists them.
@@ -223,8 +225,10 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             InputError: Some inputs can't be embedded, and `on_error` is `"raise"`.
             FloatingPointError: The model gave a hidden state that is not finite for some inputs.
         """
-        if on_error not in ("raise", "nan"):
-            raise ValueError(f"on_error must be 'raise' or 'nan', got {on_error!r}")
+        if on_error not in ("raise", "nan") and not callable(on_error):
+            raise ValueError(f"on_error must be 'raise', 'nan' or a function, got {on_error!r}")
+        if callable(on_error) and (kwargs.get("pool") or isinstance(kwargs.get("device"), list)):
+            raise ValueError("on_error can't be a function with worker processes; use 'nan'")
         if load_audio_from_video is not None:
             if "audio" not in self.omni.backbone.kinds:
                 raise ValueError(f"load_audio_from_video: {self.omni.backbone.model_type} does not hear audio")
@@ -301,8 +305,13 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
                     }
                 progress.update(len(batch))
         if cut:
-            logger.warning(f"The text of {cut} input(s) was longer than the model reads, and was cut before the prompt.")
-        if problems:
+            logger.warning(
+                f"The text of {cut} input(s) was longer than the model reads, and was cut before the prompt."
+            )
+        if callable(on_error):
+            for problem in problems:
+                on_error(problem)
+        elif problems:
             listed = "\n".join(f"- {problem}" for problem in sorted(problems, key=lambda problem: problem.index))
             logger.warning(f"{len(problems)} input(s) could not be embedded; their rows are NaN:\n{listed}")
         if output_value != "sentence_embedding":
@@ -318,7 +327,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         self, items: Sequence[Item], batch_size: int, processing_kwargs: ProcessingKwargs | None
     ) -> Iterator[list[Item]]:
         """Yield batches of items of like length, the longest first."""
-        lengths = [self.omni.estimate_tokens(item, processing_kwargs) for item in items]
+        reader = self.omni.reader(processing_kwargs)
+        lengths = [reader.estimate_tokens(item) for item in items]
         order = sorted(range(len(items)), key=lambda index: -lengths[index])
         for start in range(0, len(order), batch_size):
             yield [items[index] for index in order[start : start + batch_size]]

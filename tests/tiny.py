@@ -15,7 +15,6 @@ from transformers import (
     Qwen2_5_VLProcessor,
     Qwen2_5OmniConfig,
     Qwen2_5OmniForConditionalGeneration,
-    Qwen2_5OmniProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import (
     Qwen2_5OmniProcessor,
@@ -91,7 +91,7 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Qwen2Token
     backend = Tokenizer(BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(_regex(PRETOKENIZER), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PRETOKENIZER), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -114,12 +114,6 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Qwen2Token
     tokenizer.add_special_tokens({"additional_special_tokens": list(CHAT_TOKENS)}, replace_extra_special_tokens=False)
     tokenizer.add_tokens(list(ADDED_TOKENS))
     return tokenizer
-
-
-def _regex(pattern: str) -> object:
-    from tokenizers import Regex
-
-    return Regex(pattern)
 
 
 def build_processor(corpus: Iterable[str], vocab_size: int = 1024) -> Qwen2_5OmniProcessor:

@@ -28,6 +28,9 @@ MAX_PATH_LENGTH = 1024
 """A longer string is a text, whatever it ends in."""
 
 
+NO_EXTENT = media.Extent()
+
+
 @dataclass(frozen=True)
 class Problem:
     """Why one input can't be embedded: its `index` in the list, `source` (file or kind) and `reason`."""
@@ -61,7 +64,7 @@ class Block:
 
     kind: Kind
     value: Any
-    extent: media.Extent = media.Extent()
+    extent: media.Extent = NO_EXTENT
 
     @property
     def source(self) -> str:

@@ -22,9 +22,7 @@ class LastTokenPooling(Pooling):  # type: ignore[misc]
         ValueError: The mode is another one.
     """
 
-    def __init__(
-        self, embedding_dimension: int, pooling_mode: str = "lasttoken", include_prompt: bool = True
-    ) -> None:
+    def __init__(self, embedding_dimension: int, pooling_mode: str = "lasttoken", include_prompt: bool = True) -> None:
         if pooling_mode != "lasttoken":
             raise ValueError(
                 f"LastTokenPooling pools the last token, but this checkpoint asks for {pooling_mode!r}; "

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import IO, Any, Literal, Protocol, runtime_checkable
 
 import av
 import numpy as np
@@ -126,7 +126,7 @@ class Sampling:
         wanted = total if fps is None else max(total / fps * self.fps, self.min_frames)
         count = max(1, int(min(wanted, self.max_frames, total)) // self.multiple * self.multiple)
         # The step is a float and each position is cut: the same positions as torch.arange(0, total, step).int().
-        return torch.arange(0, total, total / count).int()[:count].tolist()  # type: ignore[no-any-return]
+        return torch.arange(0, total, total / count).int()[:count].tolist()
 
 
 def describe(value: object) -> str:
@@ -594,7 +594,7 @@ def _is_cover(stream: Any) -> bool:
 
 
 @contextmanager
-def _reader(value: Any) -> Iterator[io.BufferedIOBase]:
+def _reader(value: Any) -> Iterator[IO[bytes]]:
     """Open a path or bytes for reading; FFmpeg gets the open file, so that a name is never read as a protocol."""
     if isinstance(value, bytes | bytearray | memoryview):
         if not len(value):
@@ -621,7 +621,7 @@ def _reader(value: Any) -> Iterator[io.BufferedIOBase]:
 
 
 @contextmanager
-def _container(file: io.BufferedIOBase) -> Iterator[Any]:
+def _container(file: IO[bytes]) -> Iterator[Any]:
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
         container = av.open(file, options=options, metadata_errors="ignore")

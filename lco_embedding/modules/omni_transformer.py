@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers
 from safetensors import safe_open
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.transformer import set_temporary_class_attrs
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
-from transformers import logging as transformers_logging
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from lco_embedding.modules import media, prompts
+from lco_embedding.modules import prompts, settings
 from lco_embedding.modules.backbones import Backbone, embedding_config, find_backbone
+from lco_embedding.modules.batching import Row, join_features, pad
+from lco_embedding.modules.features import MediaReader, splice
 from lco_embedding.modules.inputs import Block, InputError, Item, Message, Problem, sort_inputs
-from lco_embedding.modules.media import MediaError, Sampling
+from lco_embedding.modules.media import MediaError
+from lco_embedding.modules.settings import ProcessingKwargs
 
-logger = transformers_logging.get_logger(__name__)
-
-MAX_IMAGE_PIXELS = 1280 * 28 * 28
-"""Default cap of an image in pixels, 1,280 tokens of the Qwen towers."""
-
-MAX_FRAME_PIXELS = 768 * 28 * 28
-"""Default cap of a video frame in pixels, that of the Qwen2.5-Omni processor."""
-
-MIN_AUDIO_FRAMES = 3
-"""Mel frames below which the audio tower makes no token: two convolutions of stride 2 leave none."""
-
-ProcessingKwargs = dict[str, dict[str, Any]]
-
-
-@dataclass
-class Row:
-    """One item, ready to be put into a batch: token ids and the features of its media, without padding."""
-
-    item: Item
-    input_ids: list[int]
-    features: list[dict[str, Tensor]] = field(default_factory=list)
-    has_sound_in_video: bool = False
-    was_cut: bool = False
+HEADS = ("lm_head.weight", "thinker.lm_head.weight", "language_model.lm_head.weight")
+"""Names of the language head in the checkpoints of the backbones."""
 
 
 class OmniTransformer(Transformer):  # type: ignore[misc]
@@ -78,7 +59,9 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         self.backbone: Backbone = find_backbone(self.config)
         self._source = (model_name_or_path, kwargs.get("model_kwargs") or {})
         self.tokenizer.padding_side = "left"
-        self.processing_kwargs = self._with_defaults(self.processing_kwargs)
+        self.processing_kwargs: ProcessingKwargs = settings.with_defaults(
+            processing_kwargs or {}, self.processor, self.backbone
+        )
         if self.processor.chat_template is None:
             raise ValueError(f"{model_name_or_path} has no chat template; pass one in processor_kwargs")
 
@@ -130,8 +113,6 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         if getattr(self.model, "_hf_peft_config_loaded", False):
             super().save(output_path, *args, **kwargs)
             return
-        import transformers
-
         generation_class = getattr(transformers, self.backbone.generation_class)
         with torch.device("meta"):
             whole = generation_class(self.config)
@@ -159,8 +140,6 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             if path is None:
                 continue
             if candidate == SAFE_WEIGHTS_INDEX_NAME:
-                import json
-
                 with open(path, encoding="utf8") as file:
                     weight_map: dict[str, str] = json.load(file)["weight_map"]
                 shards = {shard for key, shard in weight_map.items() if key.endswith("lm_head.weight")}
@@ -169,64 +148,28 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
                 paths = [path]
             for shard_path in paths:
                 with safe_open(shard_path, framework="pt") as tensors:
-                    for key in ("lm_head.weight", "thinker.lm_head.weight", "language_model.lm_head.weight"):
+                    for key in HEADS:
                         if key in tensors.keys():  # noqa: SIM118 - a file handle, not a dict
-                            return tensors.get_tensor(key)
+                            head: Tensor = tensors.get_tensor(key)
+                            return head
         return None
 
-    # --- settings ---------------------------------------------------------------------------------------------------
-
-    def _with_defaults(self, settings: ProcessingKwargs) -> ProcessingKwargs:
-        """Fill in the defaults and turn `max_pixels` and `min_pixels` into the processor's own `size`."""
-        settings = {key: dict(value) for key, value in settings.items()}
-        settings.setdefault("chat_template", {}).setdefault("add_generation_prompt", True)
-        image = settings.setdefault("image", {})
-        if self.backbone.size_is_area:
-            _set_area(image, self.processor.image_processor.size, MAX_IMAGE_PIXELS)
-        if "video" in self.backbone.kinds:
-            video = settings.setdefault("video", {})
-            # A processor class may override the size that its checkpoint states for videos.
-            size = (self.processor.videos_kwargs or {}).get("size") or self.processor.video_processor.size
-            _set_area(video, size, MAX_FRAME_PIXELS)
-            for key, value in (("fps", 2.0), ("min_frames", 4), ("max_frames", 64), ("do_sample_frames", True)):
-                video.setdefault(key, value)
-        return settings
-
-    def _settings(self, per_call: ProcessingKwargs | None) -> ProcessingKwargs:
-        if not per_call:
-            return self.processing_kwargs
-        unknown = sorted(set(per_call) - self._VALID_PROCESSING_KWARGS_KEYS)
-        if unknown:
-            raise ValueError(
-                f"unknown processing_kwargs {unknown}; expected some of {sorted(self._VALID_PROCESSING_KWARGS_KEYS)}"
-            )
-        settings = {key: dict(value) for key, value in self._merge_processing_kwargs(per_call).items()}
-        for kind in ("image", "video"):
-            if kind in self.backbone.kinds and self.backbone.size_is_area:
-                _set_area(settings[kind], settings[kind]["size"], None)
-        return settings
-
-    def _template_kwargs(self, settings: ProcessingKwargs, task: str | None = None) -> dict[str, Any]:
-        kwargs = {key: value for key, value in settings["chat_template"].items() if key != "restore_suffix"}
-        return {"task": task, **kwargs} if task is not None and self._chat_template_declares_task() else kwargs
-
-    def _sampling(self, settings: ProcessingKwargs) -> Sampling:
-        video = settings["video"]
-        return Sampling(video["fps"], video["min_frames"], video["max_frames"], self.backbone.frame_multiple)
+    # --- input ---
 
     @property
     def max_text_tokens(self) -> int:
         """Tokens that a chat may hold: the checkpoint's `max_seq_length`, at most the context of the decoder."""
-        context = self.config.get_text_config().max_position_embeddings
+        context: int = self.config.get_text_config().max_position_embeddings
         return min(self.tokenizer.model_max_length or context, context)
 
-    @property
-    def max_audio_seconds(self) -> float:
-        """The longest audio that the model hears, in seconds."""
-        extractor = self.processor.feature_extractor
-        return float(extractor.n_samples / extractor.sampling_rate)
+    def reader(self, processing_kwargs: ProcessingKwargs | None = None) -> MediaReader:
+        """Return the reader of media under the settings of a call, which go over those of the checkpoint.
 
-    # --- input ------------------------------------------------------------------------------------------------------
+        Raises:
+            ValueError: A setting is unknown or out of range.
+        """
+        merged = settings.override(self.processing_kwargs, processing_kwargs, self.backbone)
+        return MediaReader(self.processor, self.backbone, merged)
 
     def sort(
         self, inputs: Sequence[Any], processing_kwargs: ProcessingKwargs | None = None
@@ -236,48 +179,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         Returns:
             The good items with their indices, and the problems of the others.
         """
-        settings = self._settings(processing_kwargs)
-        return sort_inputs(inputs, self.backbone.kinds, lambda block: self._check(block, settings))
-
-    def _check(self, block: Block, settings: ProcessingKwargs) -> None:
-        short, long = sorted((block.extent.width, block.extent.height))
-        if short and long / short > self.backbone.max_aspect_ratio:
-            raise MediaError(
-                f"{block.extent.width} x {block.extent.height} pixels are longer than "
-                f"{self.backbone.max_aspect_ratio:g} to 1; crop or pad the {block.kind}"
-            )
-        if block.kind == "audio":
-            self._check_seconds(block.extent.seconds, settings)
-
-    def _check_seconds(self, seconds: float, settings: ProcessingKwargs) -> None:
-        if seconds > self.max_audio_seconds and not settings.get("audio", {}).get("truncation"):
-            raise MediaError(
-                f"{seconds:.1f} s of audio are longer than the {self.max_audio_seconds:g} s that the model hears; "
-                'split it, or cut it with processing_kwargs={"audio": {"truncation": True}}'
-            )
-
-    def estimate_tokens(self, item: Item, processing_kwargs: ProcessingKwargs | None = None) -> int:
-        """Estimate from headers how many tokens an item will have, to batch like with like."""
-        settings = self._settings(processing_kwargs)
-        return sum(self._estimate(block, settings) for block in item.blocks)
-
-    def _estimate(self, block: Block, settings: ProcessingKwargs) -> int:
-        if block.kind == "text":
-            return len(block.value) // 4 + 1
-        extent = block.extent
-        if block.kind == "audio":
-            return int(extent.seconds * 25) + 1
-        area = extent.width * extent.height
-        if self.backbone.size_is_area:
-            size = settings[block.kind]["size"]
-            area = min(max(area, size["shortest_edge"]), size["longest_edge"])
-        tokens = area // (28 * 28) + 1
-        if block.kind == "image":
-            return tokens
-        sampling = self._sampling(settings)
-        return tokens * min(int(extent.seconds * sampling.fps) + sampling.min_frames, sampling.max_frames) // 2
-
-    # --- features ---------------------------------------------------------------------------------------------------
+        return sort_inputs(inputs, self.backbone.kinds, self.reader(processing_kwargs).check)
 
     def preprocess(
         self,
@@ -324,33 +226,44 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         Returns:
             The rows of the items that could be decoded, and the problems of the others.
         """
-        settings = self._settings(processing_kwargs)
-        template_kwargs = self._template_kwargs(settings, task)
-        limit = max_length or settings.get("text", {}).get("max_length")
+        reader = self.reader(processing_kwargs)
+        template_kwargs = self._template_kwargs(reader.settings, task)
+        limit = max_length or reader.settings.get("text", {}).get("max_length")
         rows: list[Row] = []
         problems: list[Problem] = []
         for item in items:
-            source = "text"
-            features: list[dict[str, Any]] = []
-            sounds = self._sounds(item, settings)
+            source = item.blocks[0].source
+            hears_video = False
+            features = []
             try:
+                hears_video = reader.hears_video(item)
                 for block in item.media:
                     source = block.source
-                    features.append(self._media_features(block, settings, sounds and block.kind == "video"))
-                source = item.blocks[0].source
-                media_tokens = sum(len(entry["input_ids"]) for entry in features)
+                    features.append(reader.features(block, hears_video and block.kind == "video"))
                 shown = self._with_system(item, prompt)
-                fitted = self._fit(shown, media_tokens, limit, template_kwargs)
+                fitted = self._fit(shown, sum(len(entry["input_ids"]) for entry in features), limit, template_kwargs)
             except MediaError as error:
                 problems.append(Problem(item.index, source, str(error)))
-                continue
-            rows.append(Row(fitted, [], features, sounds, was_cut=fitted is not shown))
+            else:
+                rows.append(Row(fitted, [], features, hears_video, was_cut=fitted is not shown))
         texts = [prompts.render(self.processor, row.item, template_kwargs) for row in rows]
-        for row, ids in zip(rows, prompts.encode(self.tokenizer, texts) if texts else [], strict=True):
-            row.input_ids = self._splice(ids, row.features)
+        for row, ids in zip(rows, prompts.encode(self.tokenizer, texts), strict=True):
+            row.input_ids = splice(ids, row.features, self._placeholders) if row.features else ids
+            for entry in row.features:
+                del entry["input_ids"]
         return rows, problems
 
-    def _with_system(self, item: Item, prompt: str | None) -> Item:
+    @property
+    def _placeholders(self) -> set[int]:
+        kinds = [kind for kind in self.backbone.kinds if kind != "text"]
+        return {getattr(self.processor, f"{kind}_token_id") for kind in kinds}
+
+    def _template_kwargs(self, merged: ProcessingKwargs, task: str | None = None) -> dict[str, Any]:
+        kwargs = {key: value for key, value in merged["chat_template"].items() if key != "restore_suffix"}
+        return {"task": task, **kwargs} if task is not None and self._chat_template_declares_task() else kwargs
+
+    @staticmethod
+    def _with_system(item: Item, prompt: str | None) -> Item:
         if not prompt:
             return item
         return Item(item.index, (Message("system", (Block("text", prompt),)), *item.messages))
@@ -378,87 +291,6 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         budget = min(self.max_text_tokens - fixed, context - fixed - media_tokens, limit or self.max_text_tokens)
         return prompts.cut_text(self.tokenizer, item, max(budget, 1))
 
-    def _sounds(self, item: Item, settings: ProcessingKwargs) -> bool:
-        """Tell whether some video of the item is to be heard."""
-        if "audio" not in self.backbone.kinds or not settings["video"].get("load_audio_from_video"):
-            return False
-        return any(block.kind == "video" and media.has_sound_track(block.value) for block in item.media)
-
-    def _media_features(self, block: Block, settings: ProcessingKwargs, with_sound: bool) -> dict[str, Any]:
-        """Decode one medium and compute its features and `input_ids`, the tokens that stand for it in the text."""
-        call: dict[str, Any] = {"images_kwargs": _processor_kwargs(settings, "image")}
-        if block.kind == "image":
-            call |= {"text": [self.processor.image_token], "images": [media.load_image(block.value)]}
-        elif block.kind == "audio":
-            call |= {"text": [self.processor.audio_token], **self._heard(block.value, settings)}
-        else:
-            call |= self._seen(block.value, settings)
-            if with_sound:
-                call |= self._heard_in_video(block.value, len(call["videos"][0]) / call["videos_kwargs"]["fps"], settings)
-        try:
-            output = dict(self.processor(**call, text_kwargs={"add_special_tokens": False}, return_tensors="pt"))
-        except ValueError as error:
-            raise MediaError(str(error)) from error
-        ids = output.pop("input_ids")[0].tolist()
-        unused = ("attention_mask", "mm_token_type_ids", "video_metadata")
-        return {"input_ids": ids, **{key: value for key, value in output.items() if key not in unused}}
-
-    def _seen(self, value: Any, settings: ProcessingKwargs) -> dict[str, Any]:
-        pixels = settings["video"]["size"]["longest_edge"]
-        clip = media.load_video(value, self._sampling(settings), pixels)
-        frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
-        metadata = {"total_num_frames": len(frames), "fps": clip.fps, "frames_indices": list(range(len(frames)))}
-        kwargs = _processor_kwargs(settings, "video") | {
-            "fps": clip.fps,
-            "do_sample_frames": False,
-            "video_metadata": [metadata],
-        }
-        return {"text": [self.processor.video_token], "videos": [frames], "videos_kwargs": kwargs}
-
-    def _heard(self, value: Any, settings: ProcessingKwargs) -> dict[str, Any]:
-        rate = self.processor.feature_extractor.sampling_rate
-        # A little more than can be heard, so that what is too long shows.
-        samples = media.load_audio(value, rate, self.max_audio_seconds + 1)
-        return self._waveform_call(samples, settings)
-
-    def _heard_in_video(self, value: Any, seconds: float, settings: ProcessingKwargs) -> dict[str, Any]:
-        rate = self.processor.feature_extractor.sampling_rate
-        samples = media.load_sound_track(value, rate, self.max_audio_seconds + 1)
-        if samples is None:
-            # Beside a video that is heard, one without sound is silent: positions are computed for a whole chat.
-            samples = torch.zeros(int(min(seconds, self.max_audio_seconds) * rate)).numpy()
-        call = self._waveform_call(samples, settings)
-        return call | {"audio_from_video_indices": [0], "load_audio_from_video": True}
-
-    def _waveform_call(self, samples: Any, settings: ProcessingKwargs) -> dict[str, Any]:
-        extractor = self.processor.feature_extractor
-        self._check_seconds(len(samples) / extractor.sampling_rate, settings)
-        samples = samples[: extractor.n_samples]
-        shortest = (MIN_AUDIO_FRAMES - 1) * extractor.hop_length + 1
-        if len(samples) < shortest:
-            raise MediaError(
-                f"{len(samples)} samples of audio are too short: the model hears nothing below "
-                f"{shortest} samples ({1000 * shortest / extractor.sampling_rate:.0f} ms)"
-            )
-        # The processor pads every clip to 300 s of spectrogram and masks it off again. One window of zeros is what
-        # the frames of the clip can see of that padding.
-        padded = math.ceil((len(samples) + extractor.n_fft) / extractor.hop_length) * extractor.hop_length
-        kwargs = {**_processor_kwargs(settings, "audio"), "sampling_rate": extractor.sampling_rate, "truncation": True}
-        return {"audio": [samples], "audio_kwargs": kwargs | {"max_length": min(padded, extractor.n_samples)}}
-
-    def _splice(self, ids: list[int], features: Sequence[dict[str, Any]]) -> list[int]:
-        """Put the tokens of each medium in the place of its single placeholder, and take them out of `features`."""
-        if not features:
-            return ids
-        placeholders = {
-            getattr(self.processor, f"{kind}_token_id", None) for kind in self.backbone.kinds if kind != "text"
-        }
-        spliced: list[int] = []
-        media_ids = iter([entry.pop("input_ids") for entry in features])
-        for token in ids:
-            spliced.extend(next(media_ids) if token in placeholders else [token])
-        return spliced
-
     # --- batches ----------------------------------------------------------------------------------------------------
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -467,43 +299,26 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         Returns:
             What `preprocess` returns.
         """
+        side = self.tokenizer.padding_side
         pad_id = self.tokenizer.pad_token_id
-        if pad_id is None:
-            pad_id = 0  # masked, so any token will do
+        ids = [torch.tensor(row.input_ids) for row in rows]
         batch: dict[str, Any] = {
-            "input_ids": self._pad([torch.tensor(row.input_ids) for row in rows], pad_id),
-            "attention_mask": self._pad([torch.ones(len(row.input_ids), dtype=torch.long) for row in rows], 0),
+            # Padding is masked, so that where a tokenizer names no token for it, any will do.
+            "input_ids": pad(ids, 0 if pad_id is None else pad_id, side),
+            "attention_mask": pad([torch.ones_like(row) for row in ids], 0, side),
             "modality": "message",
         }
         if "mm_token_type_ids" in self.processor.model_input_names:
             types = self.processor.create_mm_token_type_ids([row.input_ids for row in rows])
-            batch["mm_token_type_ids"] = self._pad([torch.tensor(entry) for entry in types], 0)
-        joined: dict[str, list[Tensor]] = {}
-        for row in rows:
-            for entry in row.features:
-                for key, value in entry.items():
-                    joined.setdefault(key, []).append(torch.as_tensor(value))
-        batch |= {key: _concatenate(values) for key, values in joined.items()}
+            batch["mm_token_type_ids"] = pad([torch.tensor(row) for row in types], 0, side)
+        batch |= join_features(entry for row in rows for entry in row.features)
         for key, kind in (("pixel_values", "image"), ("pixel_values_videos", "video")):
             if key in batch:
                 counts = [sum(block.kind == kind for block in row.item.blocks) for row in rows]
                 batch[f"num_{kind}s_per_sample"] = torch.tensor(counts)
-        if any(row.has_sound_in_video for row in rows):
-            positions = [self._positions(row) for row in rows]
-            batch["row_position_ids"] = self._pad(positions, 1)
+        if any(row.hears_video for row in rows):
+            batch["row_position_ids"] = pad([self._positions(row) for row in rows], 1, side)
         return batch
-
-    def _pad(self, tensors: Sequence[Tensor], value: int) -> Tensor:
-        """Stack tensors of shape (..., tokens), padded on the tokenizer's side."""
-        length = max(tensor.shape[-1] for tensor in tensors)
-        left = self.tokenizer.padding_side == "left"
-        return torch.stack(
-            [
-                nn.functional.pad(tensor, (gap, 0) if left else (0, gap), value=value)
-                for tensor in tensors
-                for gap in [length - tensor.shape[-1]]
-            ]
-        )
 
     def _positions(self, row: Row) -> Tensor:
         """Compute the positions of one row, of shape (3, tokens).
@@ -511,23 +326,16 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         Upstream decides for a whole batch whether videos are heard, and then miscounts those that are not.
         """
         ids = torch.tensor([row.input_ids])
-        features: dict[str, list[Tensor]] = {}
-        for entry in row.features:
-            for key, value in entry.items():
-                features.setdefault(key, []).append(torch.as_tensor(value))
-
-        def joined(key: str) -> Tensor | None:
-            return torch.cat(features[key]) if key in features else None
-
-        masks = [mask.sum(-1) for mask in features.get("feature_attention_mask", [])]
+        features = join_features(row.features)
+        mask = features.get("feature_attention_mask")
         positions, _ = self.model.get_rope_index(
             ids,
-            joined("image_grid_thw"),
-            joined("video_grid_thw"),
+            features.get("image_grid_thw"),
+            features.get("video_grid_thw"),
             torch.ones_like(ids),
-            row.has_sound_in_video,
-            torch.cat(masks) if masks else None,
-            joined("video_second_per_grid"),
+            row.hears_video,
+            None if mask is None else mask.sum(-1),
+            features.get("video_second_per_grid"),
         )
         return positions[:, 0].cpu()  # type: ignore[no-any-return]
 
@@ -542,32 +350,3 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             return super().forward(features, **kwargs)  # type: ignore[no-any-return]
         output = super().forward(features, position_ids=positions.transpose(0, 1), **kwargs)
         return {**output, "row_position_ids": positions}
-
-
-def _set_area(settings: dict[str, Any], size: Any, cap: int | None) -> None:
-    """Write `max_pixels` and `min_pixels` of `settings`, or the defaults, into its `size`."""
-    size = dict(size)
-    chosen = dict(settings.get("size") or {})
-    longest = settings.pop("max_pixels", None) or chosen.get("longest_edge") or size["longest_edge"]
-    shortest = settings.pop("min_pixels", None) or chosen.get("shortest_edge") or size["shortest_edge"]
-    if cap is not None and not chosen:
-        longest = min(longest, cap) if longest == size["longest_edge"] else longest
-    if longest <= 0 or shortest <= 0:
-        raise ValueError(f"max_pixels and min_pixels must be positive, got {longest} and {shortest}")
-    settings["size"] = {"shortest_edge": min(shortest, longest), "longest_edge": longest}
-
-
-def _processor_kwargs(settings: ProcessingKwargs, kind: str) -> dict[str, Any]:
-    """Return the settings of a kind that are for its processor rather than for the decoding before it."""
-    ours = ("fps", "min_frames", "max_frames", "do_sample_frames", "load_audio_from_video", "truncation", "padding")
-    return {key: value for key, value in settings.get(kind, {}).items() if key not in ours}
-
-
-def _concatenate(tensors: Sequence[Tensor]) -> Tensor:
-    """Join tensors along their first axis, padding the others with zeros to the longest."""
-    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-    padded = []
-    for tensor in tensors:
-        gaps = [gap for size, own in zip(reversed(shape), reversed(tensor.shape[1:]), strict=True) for gap in (0, size - own)]
-        padded.append(nn.functional.pad(tensor, gaps) if any(gaps) else tensor)
-    return torch.cat(padded)

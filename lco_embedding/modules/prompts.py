@@ -129,7 +129,7 @@ def _control_tokens(tokens: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _marked(text: str, tokens: re.Pattern[str]) -> str:
-    return mark_control_tokens(text, tokens) if tokens.search(text) else text  # type: ignore[no-any-return]
+    return mark_control_tokens(text, tokens) if tokens.search(text) else text
 
 
 # The private-use characters with which transformers marks a control token in user text.
