@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,18 +44,25 @@ class Problem:
 
 
 class InputError(ValueError):
-    """One or more inputs that can't be embedded; `problems` lists each with its index."""
+    """One or more inputs that can't be embedded; `problems` lists each with its index.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    Args:
+        problems: The problems.
+        scope: What the indices count in: the "list" that was given, or a "batch" that a loader made of it.
+    """
+
+    def __init__(self, problems: Sequence[Problem], scope: Literal["list", "batch"] = "list") -> None:
         self.problems = list(problems)
+        self.scope = scope
         listed = "\n".join(f"- {problem}" for problem in self.problems)
-        super().__init__(
-            f"{len(self.problems)} input(s) can't be embedded:\n{listed}\n"
-            'Mend or drop them, or pass on_error="nan" to encode() to get NaN rows for them and the rest unharmed.'
-        )
+        where = "" if scope == "list" else " of this batch"
+        remedy = "Mend or drop them"
+        if scope == "list":
+            remedy += ', or pass on_error="nan" to encode() to get NaN rows for them and the rest unharmed'
+        super().__init__(f"{len(self.problems)} input(s){where} can't be embedded:\n{listed}\n{remedy}.")
 
-    def __reduce__(self) -> tuple[type[InputError], tuple[list[Problem]]]:
-        return InputError, (self.problems,)
+    def __reduce__(self) -> tuple[type[InputError], tuple[list[Problem], str]]:
+        return InputError, (self.problems, self.scope)
 
 
 @dataclass(frozen=True)

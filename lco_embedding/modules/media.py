@@ -44,7 +44,7 @@ MAX_IMAGE_PIXELS = 178_956_970
 MAX_CHANNELS = 32
 """An audio array whose shorter axis is longer than this has no axis of channels."""
 
-IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 # What FFmpeg may open: plain containers. Playlists and scripts, which name other files or hosts, are not among them.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,gif,wav,mp3,flac,ogg,aac,aiff"

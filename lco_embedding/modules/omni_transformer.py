@@ -210,7 +210,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         if not problems:
             rows, problems = self.rows(items, prompt, processing_kwargs, **kwargs)
         if problems:
-            raise InputError(problems)
+            raise InputError(problems, scope="list" if isinstance(inputs[0], Item) else "batch")
         return self.collate(rows)
 
     def rows(
