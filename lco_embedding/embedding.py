@@ -306,7 +306,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
                 progress.update(len(batch))
         if cut:
             logger.warning(
-                f"The text of {cut} input(s) was longer than the model reads, and was cut before the prompt."
+                f"The text of {cut} input(s) is longer than the limit and was cut before the prompt."
             )
         if callable(on_error):
             for problem in problems:

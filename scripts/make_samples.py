@@ -189,8 +189,8 @@ def beeps(hertz: float = 2000.0, seconds: float = 1.2, count: int = 4) -> NDArra
 
 
 def hiss(seconds: float = 1.0) -> NDArray[np.float32]:
-    """Return white noise."""
-    return level(np.random.default_rng(SEED).uniform(-1, 1, round(seconds * RATE)))
+    """Return white noise, soft enough that the lossy code does not exceed full scale."""
+    return 0.4 * level(np.random.default_rng(SEED).uniform(-1, 1, round(seconds * RATE)))
 
 
 def falling_tone(high: float = 1200.0, low: float = 300.0, seconds: float = SECONDS) -> NDArray[np.float32]:
@@ -231,7 +231,7 @@ def encode(
             audio.options = {"flags": "+bitexact"}
         if video is not None:
             for image in frames:
-                container.mux(video.encode(av.VideoFrame.from_image(image)))
+                container.mux(video.encode(av.VideoFrame.from_image(image).reformat(format="yuv420p")))
             container.mux(video.encode())
         if audio is not None and samples is not None:
             sound = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")

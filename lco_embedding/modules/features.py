@@ -108,10 +108,9 @@ class MediaReader:
         else:
             call = {"text": [self.processor.video_token], **self._seen(block.value, with_sound)}
         images = for_processor(self.settings, "image")
+        text = {"add_special_tokens": False, "verbose": False}
         try:
-            output = self.processor(
-                **call, images_kwargs=images, text_kwargs={"add_special_tokens": False}, return_tensors="pt"
-            )
+            output = self.processor(**call, images_kwargs=images, text_kwargs=text, return_tensors="pt")
         except ValueError as error:
             raise MediaError(str(error)) from error
         unused = ("attention_mask", "mm_token_type_ids", "video_metadata")

@@ -84,7 +84,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     # A template that writes no begin-of-sequence token leaves it to the tokenizer, as upstream processors do.
     add_special_tokens = not (bos and texts and texts[0].startswith(bos))
     plain = [text for text in texts if not _is_marked(text)]
-    ids = iter(tokenizer(plain, add_special_tokens=add_special_tokens)["input_ids"] if plain else [])
+    ids = iter(tokenizer(plain, add_special_tokens=add_special_tokens, verbose=False)["input_ids"] if plain else [])
     return [_encode_marked(tokenizer, text, add_special_tokens) if _is_marked(text) else next(ids) for text in texts]
 
 

@@ -1,0 +1,46 @@
+# Everything a fresh machine needs is here: `make quickstart` and `make test` make their own environment first.
+# Python 3.10 to 3.13 with its venv module is assumed; nothing else is taken from the system.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: quickstart test test-torchcodec lint types wheel samples miniature clean
+
+quickstart: $(VENV)/.ready
+	$(RUN) examples/quickstart.py
+
+test: $(VENV)/.ready
+	$(RUN) -m pytest
+
+# The decoder objects that `datasets` yields, and stock Sentence Transformers on files: both need torchcodec, and that
+# needs FFmpeg (Debian: ffmpeg). Kept apart, so that all other tests show that wheels alone suffice.
+test-torchcodec: $(VENV)/.ready
+	$(VENV)/bin/pip install --quiet --no-deps --upgrade --target build/torchcodec "torchcodec>=0.17"
+	PYTHONPATH=build/torchcodec $(RUN) -m pytest tests/test_torchcodec.py
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.ready
+	$(VENV)/bin/mypy
+
+wheel: $(VENV)/.ready
+	rm -rf dist
+	$(RUN) -m build --wheel --outdir dist
+	$(RUN) scripts/check_wheel.py dist/*.whl
+
+# The sample files and the shipped checkpoint are committed; these make them again.
+samples: $(VENV)/.ready
+	$(RUN) scripts/make_samples.py
+
+miniature: $(VENV)/.ready
+	$(RUN) scripts/make_miniature.py
+
+$(VENV)/.ready: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,170 @@
+"""Sorting anything into chat messages."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lco_embedding.modules import inputs
+from lco_embedding.modules.inputs import InputError, Problem, sort_input
+from lco_embedding.modules.media import MediaError
+from tests.conftest import SAMPLES, noise, tone
+
+PNG, WAV = SAMPLES / "images" / "red_circle.png", SAMPLES / "sounds" / "voice_seven.wav"
+MP3, M4A = SAMPLES / "sounds" / "low_flute.mp3", SAMPLES / "sounds" / "hiss.m4a"
+MP4, WEBM = SAMPLES / "clips" / "red_circle_moves_right.mp4", SAMPLES / "clips" / "green_star_blinks.webm"
+
+
+def kinds(value: Any) -> list[str]:
+    return [block.kind for message in sort_input(value) for block in message.blocks]
+
+
+def data_uri(path: Path, media_type: str) -> str:
+    return f"data:{media_type};base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+class Samples:
+    data = torch.zeros(1, 16_000)
+    sample_rate = 16_000
+
+
+class FakeAudioDecoder:
+    def get_all_samples(self) -> Samples:
+        return Samples()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a sentence", ["text"]),
+        ("a sentence.\nsee figure.png", ["text"]),
+        ("https://example.org/page", ["text"]),
+        ({"text": "what is in cat.png"}, ["text"]),
+        (str(PNG), ["image"]),
+        (PNG, ["image"]),
+        (PNG.read_bytes(), ["image"]),
+        (bytearray(PNG.read_bytes()), ["image"]),
+        (Image.new("RGB", (8, 8)), ["image"]),
+        (data_uri(PNG, "image/png"), ["image"]),
+        (noise(8, 8, 3), ["image"]),
+        (torch.zeros(3, 8, 8), ["image"]),
+        ({"bytes": PNG.read_bytes(), "path": None}, ["image"]),
+        ({"image": {"bytes": None, "path": str(PNG)}}, ["image"]),
+        (str(WAV), ["audio"]),
+        (M4A, ["audio"]),
+        (MP3.read_bytes(), ["audio"]),
+        (M4A.read_bytes(), ["audio"]),
+        (tone(), ["audio"]),
+        (np.zeros((2, 16_000), np.float32), ["audio"]),
+        ({"array": tone(), "sampling_rate": 8_000}, ["audio"]),
+        ({"array": tone(), "sampling_rate": 8_000, "path": "gone.wav"}, ["audio"]),
+        (data_uri(WAV, "audio/wav"), ["audio"]),
+        ({"audio": MP4}, ["audio"]),
+        (FakeAudioDecoder(), ["audio"]),
+        (str(MP4), ["video"]),
+        (MP4.read_bytes(), ["video"]),
+        (WEBM.read_bytes(), ["video"]),
+        (noise(4, 8, 8, 3), ["video"]),
+        ([Image.new("RGB", (8, 8))] * 3, ["video"]),
+        ({"video": [noise(8, 8, 3)] * 3}, ["video"]),
+        ({"video": [str(PNG), str(PNG)]}, ["video"]),
+        ({"video": [noise(4, 8, 8, 3), str(MP4)]}, ["video", "video"]),
+        ({"array": noise(4, 8, 8, 3), "video_metadata": {"fps": 2}}, ["video"]),
+        ({"image": [PNG, PNG], "text": ["a", "b"], "audio": tone()}, ["image", "image", "text", "text", "audio"]),
+        ({"text": "a", "image": PNG}, ["text", "image"]),
+        ({"role": "user", "content": "gone.png"}, ["text"]),
+        ([{"role": "user", "content": [{"type": "image", "path": str(PNG)}, "and text"]}], ["image", "text"]),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": data_uri(PNG, "image/png")}}]}, ["image"]),
+        ({"role": "user", "content": [{"type": "audio", "base64": base64.b64encode(WAV.read_bytes()).decode()}]}, ["audio"]),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, list) else None,
+)
+def test_kinds(value: Any, expected: list[str]) -> None:
+    assert kinds(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "is None"),
+        (float("nan"), "can't be embedded"),
+        (3, "can't be embedded"),
+        (object(), "can't be embedded"),
+        ("", "text is empty"),
+        (" \n\t", "text is empty"),
+        ([], "empty list"),
+        ((), "empty list"),
+        ({}, "empty dict"),
+        ({"text": ""}, "empty"),
+        ({"image": None}, "image is None"),
+        ({"image": []}, "list of image is empty"),
+        ({"text": 3}, "must be a string"),
+        ({"picture": PNG}, r"unknown keys \['picture'\]"),
+        ({"array": tone()}, "needs 'sampling_rate'"),
+        ({"image": PNG, "sampling_rate": 3}, "unknown keys"),
+        ("gone.png", r'no such file; if it is a text, pass \{"text"'),
+        ("a picture of cat.JPEG", "no such file"),
+        ("gone.m4a", "path of an audio"),
+        ("clip.webm", "path of a video"),
+        ("https://example.org/cat.png", "not fetched"),
+        ({"image": "https://example.org/cat"}, "not fetched"),
+        ("data:image/png;base64,%%%", "base64 content is broken"),
+        ("data:image/png,abc", "must be base64"),
+        ({"audio": "data:image/png;base64,AAAA"}, "holds image, not audio"),
+        (b"", "no bytes"),
+        (b"neither", "can't be read as audio or video"),
+        (noise(1, 1, 1, 8, 8), "1 or 2 axes for audio"),
+        (["a", "b"], "neither the frames of a video nor chat messages"),
+        ({"role": "user", "content": []}, "must be text or a list of blocks"),
+        ({"role": "user", "content": [{"type": "table"}]}, "type 'table'"),
+        ({"role": "user", "content": [{"type": "image"}]}, "has no 'image'"),
+        ({"role": "user", "content": ""}, "text is empty"),
+    ],
+)
+def test_bad_values_say_why(value: Any, reason: str) -> None:
+    with pytest.raises(MediaError, match=reason):
+        sort_input(value)
+
+
+def test_relative_path_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here.png").write_bytes(PNG.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert kinds("here.png") == ["image"]
+    assert kinds({"text": "here.png"}) == ["text"]
+
+
+def test_header_checks_keep_indices_and_name_sources(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff nonsense")
+    good, problems = inputs.sort_inputs(["a", broken, PNG, {"image": PNG, "audio": WAV}], ("text", "image"), print)
+    assert [item.index for item in good] == [0, 2]
+    assert [(problem.index, problem.source) for problem in problems] == [
+        (1, f"image {str(broken)!r}"),
+        (3, f"audio {str(WAV)!r}"),
+    ]
+    assert (good[1].blocks[0].extent.width, good[1].blocks[0].extent.height) == Image.open(PNG).size
+    again, none = inputs.sort_inputs(good, ("text", "image"), print)
+    assert again == good
+    assert not none
+
+
+def test_input_error_lists_and_pickles() -> None:
+    error = InputError([Problem(3, "'a.png'", "gone"), Problem(7, "None", "missing")])
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error)
+    assert copy.problems == error.problems
+    assert "- input 3 ('a.png'): gone\n- input 7 (None): missing" in str(error)
+    assert "of this batch" in str(InputError(error.problems, scope="batch"))
+
+
+def test_frames_from_bytes_io_are_refused_clearly() -> None:
+    with pytest.raises(MediaError, match="can't be embedded"):
+        sort_input(BytesIO(b"x"))

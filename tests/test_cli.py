@@ -1,0 +1,142 @@
+"""The command line: real files in, a table out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from lco_embedding import LCOEmbedding
+from lco_embedding.cli import find_rows, format_table, main
+
+
+@pytest.fixture
+def folder(tmp_path: Path, samples: Path) -> Path:
+    home = tmp_path / "corpus"
+    (home / "deep").mkdir(parents=True)
+    (home / ".hidden").mkdir()
+    shutil.copy(samples / "images" / "red_circle.png", home / "deep")
+    shutil.copy(samples / "images" / "red_circle.png", home / ".hidden")
+    shutil.copy(samples / "sounds" / "voice_seven.wav", home)
+    shutil.copy(samples / "clips" / "red_circle_moves_right.mp4", home)
+    (home / "note.txt").write_text("a note about a circle.png")
+    (home / "data.csv").write_text("1,2")
+    lines = ["a line", {"id": "pair", "image": "deep/red_circle.png", "text": "what?"}, {"image": "gone.png"}]
+    chat = {"messages": [{"role": "user", "content": "hello"}]}
+    text = "\n".join(json.dumps(line) for line in [*lines, chat]) + "\nnot json\n\n[1]\n"
+    (home / "rows.jsonl").write_text(text)
+    (home / "bad.png").write_text("no picture")
+    return home
+
+
+def test_encode_writes_every_row_and_its_error(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], thinker: Path
+) -> None:
+    output = tmp_path / "out" / "embeddings.parquet"
+    arguments = ["encode", str(folder), str(folder / "missing.wav"), "--model", str(thinker), "--output", str(output)]
+    assert main([*arguments, "--batch-size", "2", "--device", "cpu"]) == 1
+    table = pyarrow.parquet.read_table(output).to_pylist()
+    rows = {row["path"].removeprefix(str(folder) + "/"): row for row in table}
+    good = {
+        "deep/red_circle.png": "image",
+        "voice_seven.wav": "audio",
+        "red_circle_moves_right.mp4": "video",
+        "note.txt": "text",
+        "rows.jsonl:1": "text",
+        "pair": "image+text",
+        "rows.jsonl:4": "text",
+    }
+    bad = {
+        "bad.png": "not a readable image",
+        "rows.jsonl:3": "no such file",
+        "rows.jsonl:5": "not JSON",
+        "rows.jsonl:7": "neither a string nor an object",
+        "missing.wav": "no such file or folder",
+    }
+    assert set(rows) == {*good, *bad}
+    model = LCOEmbedding(thinker, device="cpu")
+    for name, modality in good.items():
+        assert rows[name]["modality"] == modality
+        assert rows[name]["error"] is None
+    for name, reason in bad.items():
+        assert rows[name]["embedding"] is None
+        assert reason in rows[name]["error"]
+    expected = model.encode([folder / "deep" / "red_circle.png", {"text": "a note about a circle.png"}, "hello"])
+    got = np.array([rows[name]["embedding"] for name in ("deep/red_circle.png", "note.txt", "rows.jsonl:4")])
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    printed = capsys.readouterr()
+    assert "7 embedded, 5 failed, 1 other file(s) passed over" in printed.out
+    assert "bad.png: the file is not a readable image" in printed.err
+
+
+def test_encode_writes_npz(folder: Path, tmp_path: Path, thinker: Path) -> None:
+    output = tmp_path / "embeddings.npz"
+    assert main(["encode", str(folder / "deep"), "--model", str(thinker), "--output", str(output)]) == 0
+    with np.load(output, allow_pickle=False) as arrays:
+        assert arrays["embedding"].shape == (1, 128)
+        assert arrays["path"].tolist() == [str(folder / "deep" / "red_circle.png")]
+        assert arrays["modality"].tolist() == ["image"]
+        assert arrays["error"].tolist() == [""]
+
+
+def test_folders_are_walked_in_order(folder: Path) -> None:
+    rows, passed_over = find_rows([str(folder)])
+    assert passed_over == 1
+    assert not any(".hidden" in row.path for row in rows)
+    assert [row.path for row in rows] == [row.path for row in find_rows([str(folder)])[0]]
+
+
+def test_similarity_prints_a_table(samples: Path, capsys: pytest.CaptureFixture[str], thinker: Path) -> None:
+    inputs = ["a red circle", str(samples / "images" / "red_circle.png"), str(samples / "sounds" / "voice_seven.wav")]
+    assert main(["similarity", *inputs, "--model", str(thinker)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    scores = np.array([[float(cell) for cell in line.split()[-3:]] for line in lines[1:]])
+    model = LCOEmbedding(thinker, device="cpu")
+    embeddings = model.encode(inputs)
+    np.testing.assert_allclose(scores, embeddings @ embeddings.T, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["similarity", "only one"], "at least two inputs"),
+        (["similarity", "a", "gone.png"], "no such file"),
+        (["encode", ".", "--output", "x.csv"], "must end in .parquet or .npz"),
+        (["encode", ".", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["encode", "no-such-folder-is-here/", "--output", "x.npz", "--model", "no/such/model/here"], "not found"),
+    ],
+)
+def test_wrong_arguments_say_why(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", str(tmp_path), "--output", str(tmp_path / "x.npz")]) == 2
+    assert "nothing to embed" in capsys.readouterr().err
+
+
+def test_long_names_are_shortened() -> None:
+    table = format_table(["x" * 100, "b"], [[1.0, 0.5], [0.5, 1.0]])
+    assert max(map(len, table.splitlines())) < 70
+    assert "1.000  0.500" in table
+
+
+def test_help_and_import_load_nothing_heavy(tmp_path: Path) -> None:
+    script = (
+        "import sys, lco_embedding, lco_embedding.cli as cli\n"
+        "try: cli.main(['encode', '--help'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'transformers', 'sentence_transformers', 'numpy', 'PIL', 'av'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "JSON-lines" in result.stdout
+    assert not list(tmp_path.iterdir())
