@@ -23,7 +23,8 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.modules.last_token_pooling import LastTokenPooling
-from lco_embedding.modules.omni_transformer import OmniTransformer, ProcessingKwargs
+from lco_embedding.modules.omni_transformer import OmniTransformer
+from lco_embedding.modules.settings import ProcessingKwargs
 
 logger = transformers_logging.get_logger(__name__)
 
@@ -194,7 +195,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
 
     # --- encoding ---------------------------------------------------------------------------------------------------
 
-    def encode(  # type: ignore[override]
+    def encode(
         self,
         inputs: Any,
         *args: Any,
@@ -257,7 +258,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         return 1 if isinstance(sample, Item | Problem) else int(SentenceTransformer._input_length(sample))
 
     @torch.inference_mode()
-    def _inference(  # type: ignore[override]
+    def _inference(
         self,
         inputs: list[Any],
         *,
@@ -305,9 +306,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
                     }
                 progress.update(len(batch))
         if cut:
-            logger.warning(
-                f"The text of {cut} input(s) is longer than the limit and was cut before the prompt."
-            )
+            logger.warning(f"The text of {cut} input(s) is longer than the limit and was cut before the prompt.")
         if callable(on_error):
             for problem in problems:
                 on_error(problem)

@@ -1,0 +1,157 @@
+"""Open files and bytes safely, and tell what they are.
+
+Media are untrusted: containers are restricted to a list, and no file can refer to another.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import av
+import numpy as np
+import torch
+
+Kind = Literal["text", "image", "audio", "video"]
+
+EXTENSIONS: dict[str, Kind] = {
+    **dict.fromkeys(("jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"), "image"),
+    **dict.fromkeys(("wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "aif", "aiff", "wma"), "audio"),
+    **dict.fromkeys(("mp4", "m4v", "webm", "mkv", "mov", "avi", "mpg", "mpeg", "wmv", "flv", "3gp"), "video"),
+}
+"""File name endings by which a plain string is taken for a media file."""
+
+# What FFmpeg may open: plain containers. Playlists and scripts, which name other files or hosts, are not among them.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,gif,wav,mp3,flac,ogg,aac,aiff"
+
+IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
+
+
+class MediaError(ValueError):
+    """A media input that can't be used; the message holds the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a header tells of a medium; zero where it tells nothing or the kind has no such extent."""
+
+    width: int = 0
+    height: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+
+
+def describe(value: object) -> str:
+    """Name a media value in an error: its path, or its type and shape."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 80 else value[:60] + "...")
+    if isinstance(value, os.PathLike):
+        return repr(os.fspath(value))
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value)} bytes"
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"dict with keys {sorted(map(str, value))}"
+    if isinstance(value, float) and math.isnan(value):
+        return "nan (a missing value?)"
+    return type(value).__name__
+
+
+def kind_of_path(name: str) -> Kind | None:
+    """Return the kind that the ending of a file name stands for, None where it stands for none."""
+    return EXTENSIONS.get(os.path.splitext(name)[1].lower().removeprefix("."))
+
+
+def sniff(value: bytes | os.PathLike[str]) -> Kind:
+    """Tell from its first bytes and streams what kind of medium a file or a byte string is.
+
+    Raises:
+        MediaError: The content is of no known kind.
+    """
+    with open_reader(value) as file:
+        head = file.read(16)
+        if head.startswith(IMAGE_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+            return "image"
+        if head[4:12] == b"ftypavif":
+            return "image"
+        file.seek(0)
+        with open_container(file) as container:
+            if any(not is_cover(stream) for stream in container.streams.video):
+                return "video"
+            if container.streams.audio:
+                return "audio"
+    raise MediaError("the content is no image, audio or video that can be decoded")
+
+
+def decode_data_uri(text: str) -> tuple[Kind | None, bytes]:
+    """Split a data URI into the kind its media type names (None: neither image, audio nor video) and its bytes."""
+    header, _, payload = text.partition(",")
+    if not header.endswith(";base64"):
+        raise MediaError("data URIs must be base64-encoded ('data:image/png;base64,...')")
+    kind = header.removeprefix("data:").split("/")[0]
+    return (kind if kind in ("image", "audio", "video") else None), decode_base64(payload)  # type: ignore[return-value]
+
+
+def decode_base64(payload: str) -> bytes:
+    """Decode base64 text, raising [`MediaError`] where it is not that."""
+    try:
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MediaError(f"the base64 content is broken ({error})") from error
+
+
+@contextmanager
+def open_reader(value: Any) -> Iterator[IO[bytes]]:
+    """Open a path or bytes for reading; FFmpeg gets the open file, so that a name is never read as a protocol."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        if not len(value):
+            raise MediaError("there are no bytes")
+        yield io.BytesIO(value)
+        return
+    if not isinstance(value, str | os.PathLike):
+        raise MediaError(f"{describe(value)} is no path, bytes, array or decoder")
+    path = Path(value)
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise MediaError(f"the path can't be read ({error})") from error
+    if size is None:
+        raise MediaError("there is no such file")
+    if not size:
+        raise MediaError("the file is empty (0 bytes)")
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise MediaError(f"the file can't be opened ({error.strerror})") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def open_container(file: IO[bytes]) -> Iterator[Any]:
+    """Open a file as an audio or video container.
+
+    Raises:
+        MediaError: It is none, or of a format that is not allowed.
+    """
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        container = av.open(file, options=options, metadata_errors="ignore")
+    except (av.FFmpegError, ValueError) as error:
+        raise MediaError(f"the file can't be read as audio or video ({error})") from error
+    with container:
+        yield container
+
+
+def is_cover(stream: Any) -> bool:
+    """Tell whether a video stream is only the cover picture of a piece of music."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)

@@ -1,0 +1,207 @@
+"""Video: check it, choose the frames that the model is to see, and decode them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lco_embedding.modules.media.files import Extent, MediaError, describe, is_cover, open_container, open_reader
+from lco_embedding.modules.media.images import MAX_IMAGE_PIXELS, channels_last, check_image, load_image, to_bytes
+
+
+@runtime_checkable
+class VideoDecoder(Protocol):
+    """A `torchcodec` video decoder, as the `datasets` library yields it."""
+
+    metadata: Any
+
+    def get_frames_at(self, indices: list[int]) -> Any:
+        """Return an object with `data`, uint8 of shape (frames, channels, height, width)."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Decoded video: `frames` uint8 of shape (frames, height, width, 3), taken at `fps` frames a second."""
+
+    frames: NDArray[np.uint8]
+    fps: float
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the frames of a video are chosen.
+
+    Args:
+        fps: Frames a second to take.
+        min_frames: Take at least so many, if the video has them.
+        max_frames: Take at most so many, spread evenly.
+        multiple: Take a multiple of so many, the number of frames that the backbone joins into one.
+    """
+
+    fps: float = 2.0
+    min_frames: int = 4
+    max_frames: int = 64
+    multiple: int = 2
+
+    def indices(self, total: int, fps: float | None) -> list[int]:
+        """Return which of `total` frames at `fps` frames a second to take, as the Qwen video processors choose.
+
+        Frames of unknown rate (`fps` is None) count as already sampled: only `max_frames` thins them out.
+        """
+        if fps is None and total <= self.max_frames:
+            return list(range(total))
+        wanted = total if fps is None else max(total / fps * self.fps, self.min_frames)
+        count = max(1, int(min(wanted, self.max_frames, total)) // self.multiple * self.multiple)
+        # The step is a float and each position is cut: the same positions as torch.arange(0, total, step).int().
+        return torch.arange(0, total, total / count).int()[:count].tolist()
+
+
+def check_video(value: Any) -> Extent:
+    """Check the type and the header of a video.
+
+    Returns:
+        Its width and height in pixels, frames and seconds (each 0 where the header does not tell).
+
+    Raises:
+        MediaError: It is unreadable, has no video track or no frames, or a frame too large to be decoded safely.
+    """
+    if isinstance(value, VideoDecoder):
+        meta = value.metadata
+        return Extent(meta.width or 0, meta.height or 0, meta.num_frames or 0, meta.duration_seconds or 0.0)
+    if isinstance(value, Mapping | np.ndarray | torch.Tensor | list | tuple):
+        stack, fps = _frames_of(value)
+        if isinstance(stack, np.ndarray):
+            width, height = stack.shape[2], stack.shape[1]
+        else:
+            extents = [check_image(frame) for frame in stack]
+            width, height = extents[0].width, extents[0].height
+        return Extent(width, height, len(stack), len(stack) / fps if fps else 0.0)
+    with open_reader(value) as file, open_container(file) as container:
+        stream = _video_track(container)
+        seconds = container.duration / av.time_base if container.duration else 0.0
+        frames = stream.frames or round(seconds * float(stream.average_rate or 0))
+        return Extent(stream.width, stream.height, frames, seconds)
+
+
+def load_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
+    """Decode the frames of a video that the model is to see.
+
+    Args:
+        value: A path or bytes of a video file, a list of images, an array of shape (frames, height, width, channels)
+            or (frames, channels, height, width), a dict of such an `array` and its `video_metadata` with `fps`, or
+            a `torchcodec` decoder. Without a rate, frames count as already sampled at `sampling.fps`.
+        sampling: Which frames to take.
+        max_frame_pixels: Frames of a file more than four times this area are reduced while they are decoded, so that
+            a clip of large frames does not fill the memory; the processor then makes the final size.
+
+    Returns:
+        The frames, and the true rate at which they were taken.
+
+    Raises:
+        MediaError: As in [`check_video`], and if the file ends early or decoding fails.
+    """
+    if isinstance(value, VideoDecoder):
+        total, rate = int(value.metadata.num_frames or 0), value.metadata.average_fps
+        if not total:
+            raise MediaError("the video has no frames")
+        indices = sampling.indices(total, rate)
+        frames = np.asarray(value.get_frames_at(indices).data.cpu())
+        return Clip(to_bytes(channels_last(frames, ndim=4)), _rate(len(indices), total, rate, sampling))
+    if isinstance(value, Mapping | np.ndarray | torch.Tensor | list | tuple):
+        stack, rate = _frames_of(value)
+        indices = sampling.indices(len(stack), rate)
+        if isinstance(stack, np.ndarray):
+            frames = to_bytes(channels_last(stack[indices], ndim=4))
+            frames = frames if frames.shape[-1] == 3 else np.stack([np.asarray(load_image(frame)) for frame in frames])
+        else:
+            images = [np.asarray(load_image(stack[index])) for index in indices]
+            if len({image.shape for image in images}) > 1:
+                raise MediaError("the frames differ in size; make them equal")
+            frames = np.stack(images)
+        return Clip(frames, _rate(len(indices), len(stack), rate, sampling))
+    return _read_video(value, sampling, max_frame_pixels)
+
+
+def _rate(taken: int, total: int, fps: float | None, sampling: Sampling) -> float:
+    return taken / total * (sampling.fps if fps is None else float(fps))
+
+
+def _frames_of(value: Any) -> tuple[NDArray[Any] | Sequence[Any], float | None]:
+    """Return the frames of an in-memory video, an array with channels last or a list of images, and their rate."""
+    fps = None
+    if isinstance(value, Mapping):
+        metadata = value.get("video_metadata") or {}
+        if not isinstance(metadata, Mapping):
+            raise MediaError(f"video_metadata must be a dict, got {describe(metadata)}")
+        fps, value = metadata.get("fps"), value.get("array")
+        if fps is not None and (not isinstance(fps, int | float) or not 0 < fps < math.inf):
+            raise MediaError(f"the fps of video_metadata must be a positive number, got {fps!r}")
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return channels_last(value, ndim=4), fps
+    if not isinstance(value, list | tuple):
+        raise MediaError(f"the frames of a video must be an array or a list of images, got {describe(value)}")
+    if not value:
+        raise MediaError("the video has no frames")
+    return value, fps
+
+
+def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
+    with open_reader(value) as file:
+        with open_container(file) as container:
+            stream = _video_track(container)
+            declared, average_rate = stream.frames, stream.average_rate
+            times = sorted(float(packet.pts * packet.time_base) for packet in _packets(container, stream))
+        total = len(times)
+        if not total:
+            raise MediaError("the video has no frames")
+        if total < declared:
+            raise MediaError(f"the video is truncated: it holds {total} of {declared} frames")
+        span = times[-1] - times[0]
+        rate = (total - 1) / span if span > 0 else float(average_rate or sampling.fps)
+        wanted = sampling.indices(total, rate)
+        file.seek(0)
+        frames: list[NDArray[np.uint8]] = []
+        with open_container(file) as container:
+            stream = _video_track(container)
+            stream.thread_type = "AUTO"
+            try:
+                for index, frame in enumerate(container.decode(stream)):
+                    if index == wanted[len(frames)]:
+                        frames.append(_frame_pixels(frame, 4 * max_frame_pixels))
+                    if len(frames) == len(wanted):
+                        break
+            except av.FFmpegError as error:
+                raise MediaError(f"the video can't be decoded: it is truncated or broken ({error})") from error
+    if len(frames) < len(wanted):
+        raise MediaError(f"only {len(frames)} of {len(wanted)} sampled frames can be decoded: the video is broken")
+    return Clip(np.stack(frames), _rate(len(wanted), total, rate, sampling))
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size and packet.pts is not None)
+    except av.FFmpegError as error:
+        raise MediaError(f"the video can't be read: it is truncated or broken ({error})") from error
+
+
+def _frame_pixels(frame: Any, max_pixels: int) -> NDArray[np.uint8]:
+    scale = min(1.0, math.sqrt(max_pixels / (frame.width * frame.height)))
+    width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+    pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+    return np.rot90(pixels, k=round(frame.rotation / 90) % 4)
+
+
+def _video_track(container: Any) -> Any:
+    streams = [stream for stream in container.streams.video if not is_cover(stream)]
+    if not streams:
+        raise MediaError("the file has no video track")
+    if streams[0].width * streams[0].height > MAX_IMAGE_PIXELS:
+        raise MediaError(f"its frames have {streams[0].width} x {streams[0].height} pixels: too large to be decoded")
+    return streams[0]
