@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 import av
 import numpy as np
@@ -19,6 +23,18 @@ from lco_embedding.modules.media.files import Extent, MediaError, describe, open
 
 BLOCK = 1 << 18
 """Samples of each channel that are read at a time."""
+
+DURATION_SLACK = 0.5
+"""Seconds by which a container may overstate its sound track."""
+
+MALFORMED = 3
+"""libsndfile's error code of a known format that is broken; of others PyAV may know more."""
+
+# In libsndfile's log of a WAV file: the bytes of samples that its header declares, and those that are there.
+DATA_SIZE = re.compile(r"data : (\d+) \(should be (\d+)\)")
+
+XING_REACH = 256
+"""Bytes of the first MPEG frame within which a Xing header stands, if there is one."""
 
 MAX_CHANNELS = 32
 """An audio array whose shorter axis is longer than this has no axis of channels."""
@@ -55,14 +71,11 @@ def check_audio(value: Any) -> Extent:
         wave = _wave_of(value)
         return Extent(seconds=len(wave.samples) / wave.sampling_rate if wave.sampling_rate else 0.0)
     with open_reader(value) as file:
-        try:
-            info = soundfile.info(file)
-        except soundfile.LibsndfileError:
-            pass
-        else:
-            if not info.frames:
-                raise MediaError("the audio has no samples")
-            return Extent(seconds=info.frames / info.samplerate)
+        with _sound_file(file) as sound:
+            if sound is not None:
+                if not sound.frames:
+                    raise MediaError("the audio has no samples")
+                return Extent(seconds=sound.frames / sound.samplerate)
         file.seek(0)
         with open_container(file) as container:
             _first_track(container)
@@ -148,31 +161,85 @@ def _mono(array: NDArray[Any], sampling_rate: int) -> Waveform:
     return Waveform(np.ascontiguousarray(array, dtype=np.float32), sampling_rate)
 
 
+@contextmanager
+def _sound_file(file: IO[bytes]) -> Iterator[Any]:
+    """Open a file with soundfile; None if it is of a kind that only PyAV reads."""
+    _check_mp3(file)
+    try:
+        sound = soundfile.SoundFile(file)
+    except soundfile.LibsndfileError as error:
+        if error.code == MALFORMED:
+            raise MediaError(f"the audio is truncated or broken ({error.error_string})") from error
+        yield None
+        return
+    with sound:
+        declared = DATA_SIZE.search(sound.extra_info)
+        # Writers that do not know the length beforehand declare the greatest.
+        if declared and int(declared[2]) < int(declared[1]) < 0x7FFF0000:
+            raise MediaError(f"the audio is truncated: it holds {declared[2]} of {declared[1]} bytes")
+        yield sound
+
+
+def _check_mp3(file: IO[bytes]) -> None:
+    """Check that an MP3 file is as long as its Xing header says; decoders fill up what is missing."""
+    head = file.read(10)
+    start = 0
+    if head.startswith(b"ID3"):
+        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
+    file.seek(start)
+    frame = file.read(XING_REACH)
+    length = file.seek(0, io.SEEK_END) - start
+    file.seek(0)
+    place = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if frame[:1] != b"\xff" or place < 0:
+        return
+    flags, _, declared = struct.unpack(">III", frame[place + 4 : place + 16].ljust(12, b"\0"))
+    if flags & 3 == 3 and length < declared:
+        raise MediaError(f"the audio is truncated: it holds {length} of {declared} bytes")
+
+
 def _read_audio(value: Any, max_seconds: float) -> Waveform:
     """Read a file block by block, each averaged over its channels at once: a header may promise a great many."""
     with open_reader(value) as file:
-        try:
-            with soundfile.SoundFile(file) as sound:
-                frames = -1 if math.isinf(max_seconds) else math.ceil(max_seconds * sound.samplerate)
-                blocks = sound.blocks(BLOCK, frames=frames, dtype="float32", always_2d=True)
-                return _joined([block.mean(axis=1) for block in blocks], sound.samplerate)
-        except soundfile.LibsndfileError:
-            file.seek(0)
+        with _sound_file(file) as sound:
+            if sound is not None:
+                return _read_sound(sound, max_seconds)
+        file.seek(0)
         with open_container(file) as container:
-            track = _first_track(container)
-            rate = int(track.rate)
-            resampler = av.AudioResampler(format="fltp")
-            chunks: list[NDArray[np.float32]] = []
-            seconds = 0.0
-            try:
-                for frame in container.decode(track):
-                    chunks += [plain.to_ndarray().mean(axis=0) for plain in resampler.resample(frame)]
-                    seconds += frame.samples / rate
-                    if seconds >= max_seconds:
-                        break
-            except av.FFmpegError as error:
-                raise MediaError(f"the audio can't be decoded: it is truncated or broken ({error})") from error
-            return _joined(chunks, rate)
+            return _read_track(container, max_seconds)
+
+
+def _read_sound(sound: Any, max_seconds: float) -> Waveform:
+    rate = sound.samplerate
+    frames = sound.frames if math.isinf(max_seconds) else min(sound.frames, math.ceil(max_seconds * rate))
+    try:
+        blocks = sound.blocks(BLOCK, frames=frames, dtype="float32", always_2d=True)
+        wave = _joined([block.mean(axis=1) for block in blocks], rate)
+    except soundfile.LibsndfileError as error:
+        raise MediaError("the audio can't be decoded: it is truncated or broken") from error
+    if len(wave.samples) < frames:
+        raise MediaError(f"the audio is truncated: it holds {len(wave.samples)} of {frames} samples")
+    return wave
+
+
+def _read_track(container: Any, max_seconds: float) -> Waveform:
+    track = _first_track(container)
+    rate = int(track.rate)
+    resampler = av.AudioResampler(format="fltp")
+    chunks: list[NDArray[np.float32]] = []
+    seconds = 0.0
+    try:
+        for frame in container.decode(track):
+            chunks += [plain.to_ndarray().mean(axis=0) for plain in resampler.resample(frame)]
+            seconds += frame.samples / rate
+            if seconds >= max_seconds:
+                break
+    except av.FFmpegError as error:
+        raise MediaError(f"the audio can't be decoded: it is truncated or broken ({error})") from error
+    declared = float(track.duration * track.time_base) if track.duration else 0.0
+    if seconds < min(declared - DURATION_SLACK, max_seconds):
+        raise MediaError(f"the audio is truncated: it holds {seconds:.1f} of {declared:.1f} s")
+    return _joined(chunks, rate)
 
 
 def _joined(chunks: Sequence[NDArray[np.float32]], sampling_rate: int) -> Waveform:
