@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import IO, Any, Protocol, runtime_checkable
 
 import av
@@ -19,10 +20,13 @@ import soxr
 import torch
 from numpy.typing import NDArray
 
-from lco_embedding.modules.media.files import Extent, MediaError, describe, open_container, open_reader
+from lco_embedding.modules.media.files import Extent, MediaError, as_numpy, describe, open_container, open_reader
 
 BLOCK = 1 << 18
 """Samples of each channel that are read at a time."""
+
+MAX_SECONDS = 3600.0
+"""Longest audio that is decoded unless more is asked for: a header may promise years."""
 
 DURATION_SLACK = 0.5
 """Seconds by which a container may overstate its sound track."""
@@ -32,6 +36,9 @@ MALFORMED = 3
 
 # In libsndfile's log of a WAV file: the bytes of samples that its header declares, and those that are there.
 DATA_SIZE = re.compile(r"data : (\d+) \(should be (\d+)\)")
+
+MIN_MPEG_FRAME = 24
+"""Bytes of the smallest frame of an MP3 file: 8 kbit/s at 24 kHz."""
 
 XING_REACH = 256
 """Bytes of the first MPEG frame within which a Xing header stands, if there is one."""
@@ -82,7 +89,7 @@ def check_audio(value: Any) -> Extent:
             return Extent(seconds=container.duration / av.time_base if container.duration else 0.0)
 
 
-def load_audio(value: Any, sampling_rate: int, max_seconds: float = math.inf) -> NDArray[np.float32]:
+def load_audio(value: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS) -> NDArray[np.float32]:
     """Decode audio to one channel at the rate that the model hears.
 
     Args:
@@ -90,7 +97,7 @@ def load_audio(value: Any, sampling_rate: int, max_seconds: float = math.inf) ->
             (channels, samples) or (samples, channels) that is already at `sampling_rate`, a dict of such an
             `array` and its own `sampling_rate` in Hz, or a `torchcodec` decoder. Integers are scaled by their range.
         sampling_rate: Rate to resample to, in Hz.
-        max_seconds: Decode no further than this.
+        max_seconds: Decode no further than this; an hour unless given.
 
     Returns:
         The waveform, float32 of shape (samples,).
@@ -100,13 +107,13 @@ def load_audio(value: Any, sampling_rate: int, max_seconds: float = math.inf) ->
     """
     if isinstance(value, AudioDecoder):
         decoded = value.get_all_samples()
-        wave = _mono(np.asarray(decoded.data.cpu()), int(decoded.sample_rate))
+        wave = _mono(as_numpy(decoded.data), int(decoded.sample_rate))
     elif isinstance(value, Mapping | np.ndarray | torch.Tensor):
         wave = _wave_of(value)
     else:
         wave = _read_audio(value, max_seconds)
     rate = wave.sampling_rate or sampling_rate
-    samples = wave.samples if math.isinf(max_seconds) else wave.samples[: math.ceil(max_seconds * rate)]
+    samples = wave.samples[: math.ceil(max_seconds * rate)]
     if not len(samples):
         raise MediaError("the audio has no samples")
     if not np.isfinite(samples).all():
@@ -124,7 +131,7 @@ def has_sound_track(value: Any) -> bool:
         return bool(container.streams.audio)
 
 
-def load_sound_track(value: Any, sampling_rate: int, max_seconds: float = math.inf) -> NDArray[np.float32] | None:
+def load_sound_track(value: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS) -> NDArray[np.float32] | None:
     """Decode the sound of a video as [`load_audio`] does; None if it has none."""
     if not has_sound_track(value):
         return None
@@ -136,13 +143,17 @@ def _wave_of(value: Mapping[str, Any] | NDArray[Any] | torch.Tensor) -> Waveform
     array: Any = value
     if isinstance(value, Mapping):
         rate = value.get("sampling_rate", 0)
-        if not isinstance(rate, int | np.integer) or rate <= 0:
+        if not isinstance(rate, Real) or not 0 < float(rate) < math.inf:
             raise MediaError(f"sampling_rate must be a positive number of Hz, got {rate!r}")
         array = value.get("array")
-        array = np.asarray(array) if isinstance(array, list | tuple) else array
+        if isinstance(array, list | tuple):
+            try:
+                array = np.asarray(array)
+            except ValueError as error:
+                raise MediaError("the lists in the 'array' of an audio input differ in length") from error
         if not isinstance(array, np.ndarray | torch.Tensor):
             raise MediaError(f"the 'array' of an audio input must be an array, got {describe(array)}")
-    return _mono(array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else array, int(rate))
+    return _mono(as_numpy(array), round(float(rate)))
 
 
 def _mono(array: NDArray[Any], sampling_rate: int) -> Waveform:
@@ -193,7 +204,9 @@ def _check_mp3(file: IO[bytes]) -> None:
     place = max(frame.find(b"Xing"), frame.find(b"Info"))
     if frame[:1] != b"\xff" or place < 0:
         return
-    flags, _, declared = struct.unpack(">III", frame[place + 4 : place + 16].ljust(12, b"\0"))
+    flags, count, declared = struct.unpack(">III", frame[place + 4 : place + 16].ljust(12, b"\0"))
+    if flags & 1 and count * MIN_MPEG_FRAME > length:
+        raise MediaError("the audio is broken: its header promises more than the file can hold")
     if flags & 3 == 3 and length < declared:
         raise MediaError(f"the audio is truncated: it holds {length} of {declared} bytes")
 
@@ -211,7 +224,7 @@ def _read_audio(value: Any, max_seconds: float) -> Waveform:
 
 def _read_sound(sound: Any, max_seconds: float) -> Waveform:
     rate = sound.samplerate
-    frames = sound.frames if math.isinf(max_seconds) else min(sound.frames, math.ceil(max_seconds * rate))
+    frames = min(sound.frames, math.ceil(max_seconds * rate))
     try:
         blocks = sound.blocks(BLOCK, frames=frames, dtype="float32", always_2d=True)
         wave = _joined([block.mean(axis=1) for block in blocks], rate)

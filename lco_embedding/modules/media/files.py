@@ -19,6 +19,7 @@ from typing import IO, Any, Literal
 import av
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 Kind = Literal["text", "image", "audio", "video"]
 
@@ -64,6 +65,15 @@ def describe(value: object) -> str:
     if isinstance(value, float) and math.isnan(value):
         return "nan (a missing value?)"
     return type(value).__name__
+
+
+def as_numpy(value: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
+    """Return an array of a tensor on any device, of any dtype."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    tensor = value.detach().cpu()
+    array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
 
 
 def kind_of_path(name: str) -> Kind | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from lco_embedding.modules.media.files import Extent, MediaError, open_reader
+from lco_embedding.modules.media.files import Extent, MediaError, as_numpy, open_reader
 
 MAX_IMAGE_PIXELS = 178_956_970
 """Images above this area are refused as decompression bombs; the area at which Pillow refuses by default."""
+
+# What Pillow's plugins raise for broken files, its UnidentifiedImageError (an OSError) included.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
@@ -46,12 +50,13 @@ def load_image(value: Any) -> Image.Image:
         MediaError: As in [`check_image`], and if the data are truncated or broken.
     """
     if isinstance(value, np.ndarray | torch.Tensor):
-        return _rgb(Image.fromarray(to_bytes(channels_last(value, ndim=3)).squeeze()))
+        pixels = to_bytes(channels_last(value, ndim=3))
+        return _rgb(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
     with _open_image(value) as image:
         try:
             image.load()
             return _rgb(ImageOps.exif_transpose(image))
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        except (*BROKEN, Image.DecompressionBombError) as error:
             raise MediaError(f"the image can't be decoded: it is truncated or broken ({error})") from error
 
 
@@ -65,7 +70,7 @@ def _open_image(value: Any) -> Iterator[Image.Image]:
             image = Image.open(file, formats=IMAGE_FORMATS)
         except Image.DecompressionBombError as error:
             raise MediaError(f"the image is too large to be decoded safely ({error})") from error
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        except BROKEN as error:
             raise MediaError("the file is not a readable image (formats: " + ", ".join(IMAGE_FORMATS) + ")") from error
         with image:
             yield _check_area(image)
@@ -85,7 +90,10 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow clips these to 8 bits instead of scaling them.
         values = np.asarray(image, dtype=np.float64)
-        top = 1.0 if image.mode == "F" and values.max() <= 1.0 else 255.0 if values.max() <= 255 else 65535.0
+        if image.mode.startswith("I;16"):
+            top = 65535.0
+        else:
+            top = next((top for top in (1.0, 255.0) if image.mode == "F" and values.max() <= top), 65535.0)
         image = Image.fromarray(np.clip(values / top * 255, 0, 255).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -95,7 +103,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def channels_last(value: NDArray[Any] | torch.Tensor, ndim: int) -> NDArray[Any]:
     """Return an array of an image (`ndim` 3) or a video (`ndim` 4) with its channels last."""
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    array = as_numpy(value)
     if array.ndim == ndim - 1:
         array = array[..., None]
     if array.ndim != ndim:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import av
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 
 from lco_embedding.modules.media.files import Extent, MediaError, describe, is_cover, open_container, open_reader
 from lco_embedding.modules.media.images import MAX_IMAGE_PIXELS, channels_last, check_image, load_image, to_bytes
+
+MIN_SHARE = 0.9
+"""Share of the declared length that a video must hold, where its container does not count its frames."""
 
 
 @runtime_checkable
@@ -141,7 +145,7 @@ def _frames_of(value: Any) -> tuple[NDArray[Any] | Sequence[Any], float | None]:
         if not isinstance(metadata, Mapping):
             raise MediaError(f"video_metadata must be a dict, got {describe(metadata)}")
         fps, value = metadata.get("fps"), value.get("array")
-        if fps is not None and (not isinstance(fps, int | float) or not 0 < fps < math.inf):
+        if fps is not None and (not isinstance(fps, Real) or not 0 < float(fps) < math.inf):
             raise MediaError(f"the fps of video_metadata must be a positive number, got {fps!r}")
     if isinstance(value, np.ndarray | torch.Tensor):
         return channels_last(value, ndim=4), fps
@@ -157,14 +161,19 @@ def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
         with open_container(file) as container:
             stream = _video_track(container)
             declared, average_rate = stream.frames, stream.average_rate
-            times = sorted(float(packet.pts * packet.time_base) for packet in _packets(container, stream))
+            packets = _packets(container, stream)
+            seconds = _declared_seconds(container, stream)
+        if len(packets) < declared:
+            raise MediaError(f"the video is truncated: it holds {len(packets)} of {declared} frames")
+        # An edit list discards frames that the decoder needs but nobody is to see.
+        times = sorted(time for time, is_discarded in packets if not is_discarded)
         total = len(times)
         if not total:
             raise MediaError("the video has no frames")
-        if total < declared:
-            raise MediaError(f"the video is truncated: it holds {total} of {declared} frames")
         span = times[-1] - times[0]
         rate = (total - 1) / span if span > 0 else float(average_rate or sampling.fps)
+        if not declared and total > 1 and total / rate < MIN_SHARE * seconds:
+            raise MediaError(f"the video is truncated: it holds {total / rate:.1f} of {seconds:.1f} s")
         wanted = sampling.indices(total, rate)
         file.seek(0)
         frames: list[NDArray[np.uint8]] = []
@@ -184,9 +193,23 @@ def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
     return Clip(np.stack(frames), _rate(len(wanted), total, rate, sampling))
 
 
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
+def _declared_seconds(container: Any, stream: Any) -> float:
+    """Return how long the header says a video is; 0 where it does not, or only for a file with sound as a whole."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if container.duration and not container.streams.audio:
+        return float(container.duration / av.time_base)
+    return 0.0
+
+
+def _packets(container: Any, stream: Any) -> list[tuple[float, bool]]:
+    """List the time in seconds of each frame of a file, and whether it is discarded, without decoding."""
     try:
-        yield from (packet for packet in container.demux(stream) if packet.size and packet.pts is not None)
+        return [
+            (float(packet.pts * packet.time_base), packet.is_discard)
+            for packet in container.demux(stream)
+            if packet.size and packet.pts is not None
+        ]
     except av.FFmpegError as error:
         raise MediaError(f"the video can't be read: it is truncated or broken ({error})") from error
 
@@ -202,6 +225,8 @@ def _video_track(container: Any) -> Any:
     streams = [stream for stream in container.streams.video if not is_cover(stream)]
     if not streams:
         raise MediaError("the file has no video track")
+    if streams[0].codec_context is None:
+        raise MediaError("the codec of the video is unknown")
     if streams[0].width * streams[0].height > MAX_IMAGE_PIXELS:
         raise MediaError(f"its frames have {streams[0].width} x {streams[0].height} pixels: too large to be decoded")
     return streams[0]
