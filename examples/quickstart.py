@@ -1,6 +1,6 @@
 """Embed the sample files of all four modalities, and show what matches what.
 
-    python examples/quickstart.py [--model FOLDER_OR_HUB_ID]
+python examples/quickstart.py [--model FOLDER_OR_HUB_ID]
 """
 
 from __future__ import annotations

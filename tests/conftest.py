@@ -83,5 +83,10 @@ def mixed_inputs() -> list[object]:
         "x",
         {"video": clip()},
         {"audio": {"array": tone(1.3, 300), "sampling_rate": 16_000}, "image": [noise(84, 84, 3), noise(50, 90, 3)]},
-        [{"role": "user", "content": [{"type": "text", "text": "before"}, {"type": "image", "image": noise(84, 84, 3)}]}],
+        [
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "before"}, {"type": "image", "image": noise(84, 84, 3)}],
+            }
+        ],
     ]

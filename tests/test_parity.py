@@ -86,9 +86,7 @@ KINDS = {"thinker": list(CASES), "qwen2_5_vl": list(CASES)[:4], "llava_next": li
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in KINDS.items() for case in cases])
-def test_equals_a_loop_of_transformers_alone(
-    name: str, case: str, checkpoints: Callable[[str], Path]
-) -> None:
+def test_equals_a_loop_of_transformers_alone(name: str, case: str, checkpoints: Callable[[str], Path]) -> None:
     value, content, kind, media = CASES[case]
     prompt = f"\nSummarize the above{kind} in one word:"
     expected = reference(checkpoints(name), name, content, prompt, **media(name))
@@ -103,7 +101,9 @@ def test_audio_features_equal_those_padded_to_five_minutes(shared_model: LCOEmbe
     processor = shared_model.processor
     for seconds in (0.05, 0.5, 1.0, 2.53):
         wave = tone(seconds, 700) + 0.01 * np.random.default_rng(0).standard_normal(int(seconds * 16_000))
-        stock = processor(text=["<|AUDIO|>"], audio=[wave.astype(np.float32)], sampling_rate=16_000, return_tensors="pt")
+        stock = processor(
+            text=["<|AUDIO|>"], audio=[wave.astype(np.float32)], sampling_rate=16_000, return_tensors="pt"
+        )
         ours = shared_model.preprocess([{"array": wave, "sampling_rate": 16_000}])
         length = int(stock["feature_attention_mask"].sum())
         assert int(ours["feature_attention_mask"].sum()) == length

@@ -82,8 +82,14 @@ class FakeAudioDecoder:
         ({"text": "a", "image": PNG}, ["text", "image"]),
         ({"role": "user", "content": "gone.png"}, ["text"]),
         ([{"role": "user", "content": [{"type": "image", "path": str(PNG)}, "and text"]}], ["image", "text"]),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": data_uri(PNG, "image/png")}}]}, ["image"]),
-        ({"role": "user", "content": [{"type": "audio", "base64": base64.b64encode(WAV.read_bytes()).decode()}]}, ["audio"]),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": data_uri(PNG, "image/png")}}]},
+            ["image"],
+        ),
+        (
+            {"role": "user", "content": [{"type": "audio", "base64": base64.b64encode(WAV.read_bytes()).decode()}]},
+            ["audio"],
+        ),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, list) else None,
 )

@@ -143,7 +143,7 @@ def _wave_of(value: Mapping[str, Any] | NDArray[Any] | torch.Tensor) -> Waveform
     array: Any = value
     if isinstance(value, Mapping):
         rate = value.get("sampling_rate", 0)
-        if not isinstance(rate, Real) or not 0 < float(rate) < math.inf:
+        if not isinstance(rate, Real) or not 1 <= float(rate) < math.inf:
             raise MediaError(f"sampling_rate must be a positive number of Hz, got {rate!r}")
         array = value.get("array")
         if isinstance(array, list | tuple):
