@@ -69,6 +69,16 @@ def test_mixed_batch_of_videos_with_and_without_sound_equals_each_alone(shared_m
     np.testing.assert_allclose(heard[[1, 2, 4]], unheard[[1, 2, 4]], atol=1e-5)
 
 
+def test_a_forward_pass_keeps_its_features(shared_model: LCOEmbedding) -> None:
+    """The gradient-cached losses embed the same features a second time."""
+    video = {**clip(), "audio": {"array": tone(4.0), "sampling_rate": 16_000}}
+    settings = {"video": {"load_audio_from_video": True}}
+    features = shared_model.preprocess([{"video": video}, "a text"], processing_kwargs=settings)
+    with torch.inference_mode():
+        kept = shared_model(features)
+    assert kept["row_position_ids"] is features["row_position_ids"]
+
+
 def test_silent_video_beside_a_heard_one_counts_as_silence(shared_model: LCOEmbedding) -> None:
     video = {**clip(seed=1), "audio": {"array": tone(4.0), "sampling_rate": 16_000}}
     silence = {"array": np.zeros(4 * 16_000, np.float32), "sampling_rate": 16_000}
@@ -440,6 +450,16 @@ def test_dtype_and_truncate_dim_are_taken(thinker: Path) -> None:
     full = LCOEmbedding(thinker, device="cpu").encode(["a", noise(84, 84, 3)])[:, :32]
     cosines = (embeddings * full).sum(1) / np.linalg.norm(embeddings, axis=1) / np.linalg.norm(full, axis=1)
     assert cosines.min() > 0.999
+
+
+@pytest.mark.parametrize("model_kwargs", [{"device_map": "cpu"}, {"attn_implementation": "eager"}])
+def test_placement_and_attention_are_taken(
+    thinker: Path, shared_model: LCOEmbedding, model_kwargs: dict[str, Any]
+) -> None:
+    model = LCOEmbedding(thinker, model_kwargs=model_kwargs)
+    assert model.omni.config._attn_implementation == model_kwargs.get("attn_implementation", "sdpa")
+    inputs = mixed_inputs()
+    np.testing.assert_allclose(model.encode(inputs), shared_model.encode(inputs), atol=1e-5)
 
 
 def test_unsupported_architecture(tmp_path: Path) -> None:

@@ -345,8 +345,10 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         Returns:
             The features with `token_embeddings`, the last hidden states, of shape (rows, tokens, dimension).
         """
-        positions = features.pop("row_position_ids", None)
+        positions = features.get("row_position_ids")
         if positions is None:
             return super().forward(features, **kwargs)  # type: ignore[no-any-return]
-        output = super().forward(features, position_ids=positions.transpose(0, 1), **kwargs)
-        return {**output, "row_position_ids": positions}
+        known = {key: value for key, value in features.items() if key != "row_position_ids"}
+        output = super().forward(known, position_ids=positions.transpose(0, 1), **kwargs)
+        features.update(output)
+        return features
