@@ -9,6 +9,7 @@ checkout can stand in for a file that the wheel lacks.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,7 @@ def main(wheel: str) -> None:
         problems += [f"pickled: {name}" for name in names if name.endswith((".bin", ".pt", ".pkl", ".pth"))]
         if "lco-embedding = lco_embedding.cli:main" not in entry_points:
             problems.append("no lco-embedding command")
-        if "License-Expression: Apache-2.0" not in archive.read(metadata).decode():
+        if not re.search(r"^License(-Expression)?: Apache-2.0$", archive.read(metadata).decode(), re.MULTILINE):
             problems.append("no licence in the metadata")
         size = Path(wheel).stat().st_size
         if size > MAX_BYTES:
