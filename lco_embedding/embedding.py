@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from sentence_transformers.util import batch_to_device, truncate_embeddings
+from sentence_transformers.util.decorators import deprecated_kwargs
 from torch import Tensor, nn
 from tqdm.autonotebook import tqdm
 from transformers import logging as transformers_logging
@@ -23,6 +24,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.modules.last_token_pooling import LastTokenPooling
+from lco_embedding.modules.media import AudioDecoder, VideoDecoder
 from lco_embedding.modules.omni_transformer import OmniTransformer
 from lco_embedding.modules.settings import ProcessingKwargs
 
@@ -195,6 +197,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
 
     # --- encoding ---------------------------------------------------------------------------------------------------
 
+    @deprecated_kwargs(sentences="inputs")  # type: ignore[untyped-decorator]
     def encode(
         self,
         inputs: Any,
@@ -247,6 +250,24 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             return empty if kwargs.get("convert_to_tensor") else empty.numpy()
         embeddings = super().encode(slots, *args, processing_kwargs=processing_kwargs, on_error=on_error, **kwargs)
         return embeddings[0] if singular else embeddings
+
+    def is_singular_input(self, inputs: Any) -> bool:
+        """Tell whether `inputs` is one input rather than a batch; any series or iterator of inputs is a batch."""
+        known = (
+            list,
+            tuple,
+            str,
+            bytes,
+            bytearray,
+            memoryview,
+            Mapping,
+            np.ndarray,
+            Tensor,
+            AudioDecoder,
+            VideoDecoder,
+        )
+        singular: bool = super().is_singular_input(inputs)
+        return singular and (not isinstance(inputs, Iterable) or isinstance(inputs, known))
 
     def get_model_kwargs(self) -> list[str]:
         """Return the arguments of `encode` beyond those of `SentenceTransformer`."""

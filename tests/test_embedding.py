@@ -141,6 +141,16 @@ def test_output_forms(shared_model: LCOEmbedding) -> None:
     np.testing.assert_allclose(shared_model.encode(np.array(["a", "b c d"])), reference[[0, 2]], atol=1e-6)
 
 
+def test_batches_of_any_container(shared_model: LCOEmbedding) -> None:
+    import pandas
+
+    inputs = ["a", "b c d"]
+    expected = shared_model.encode(inputs)
+    for batch in (tuple(inputs), pandas.Series(inputs, index=[7, 3]), iter(inputs), np.array(inputs, dtype=object)):
+        np.testing.assert_allclose(shared_model.encode(batch), expected, atol=1e-6)
+    np.testing.assert_allclose(shared_model.encode(sentences=inputs), expected, atol=1e-6)
+
+
 def test_token_embeddings(shared_model: LCOEmbedding) -> None:
     inputs = ["a", "b c d e f g h"]
     tokens = shared_model.encode(inputs, output_value="token_embeddings")
@@ -310,6 +320,24 @@ def test_saved_checkpoint_generates_as_its_base(checkpoints: Callable[[str], Pat
     ids = torch.arange(10)[None]
     with torch.inference_mode():
         assert torch.equal(saved(input_ids=ids).logits, base(input_ids=ids).logits)
+
+
+def test_saving_outlives_the_source(
+    checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from lco_embedding.modules import omni_transformer
+
+    shutil.copytree(checkpoints("full_omni"), tmp_path / "source")
+    model = LCOEmbedding(tmp_path / "source", device="cpu")
+    shutil.rmtree(tmp_path / "source")
+    warnings: list[str] = []
+    monkeypatch.setattr(omni_transformer.logger, "warning", warnings.append)
+    model.save_pretrained(tmp_path / "saved", create_model_card=False)
+    assert len(warnings) == 1
+    assert "without a language head" in warnings[0]
+    np.testing.assert_allclose(LCOEmbedding(tmp_path / "saved", device="cpu").encode("a"), model.encode("a"), atol=1e-6)
 
 
 def test_saved_with_custom_modules(model: LCOEmbedding, tmp_path: Path) -> None:

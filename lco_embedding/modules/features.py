@@ -78,7 +78,8 @@ class MediaReader:
         if block.kind == "image":
             return tokens
         chosen = sampling(self.settings, self.backbone)
-        frames = min(int(extent.seconds * chosen.fps) + chosen.min_frames, chosen.max_frames)
+        sampled = int(extent.seconds * chosen.fps) if extent.seconds else extent.frames
+        frames = min(max(sampled, chosen.min_frames), chosen.max_frames)
         return tokens * frames // self.backbone.frame_multiple
 
     def hears_video(self, item: Item) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.transformer import set_temporary_class_attrs
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import logging as transformers_logging
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from lco_embedding.modules import prompts, settings
@@ -25,6 +27,11 @@ from lco_embedding.modules.settings import ProcessingKwargs
 
 HEADS = ("lm_head.weight", "thinker.lm_head.weight", "language_model.lm_head.weight")
 """Names of the language head in the checkpoints of the backbones."""
+
+TEMPLATE_TOKENS = 256
+"""More than a chat template and the LCO prompt add to a message; shorter chats need no exact count."""
+
+logger = transformers_logging.get_logger(__name__)
 
 
 class OmniTransformer(Transformer):  # type: ignore[misc]
@@ -96,8 +103,9 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             return
         template = self.processor.chat_template
         if isinstance(template, dict):
-            template = {**template, "default": prompts.with_prompts(template["default"])}
-        self.processor.chat_template = template if isinstance(template, dict) else prompts.with_prompts(template)
+            self.processor.chat_template = {name: prompts.with_prompts(text) for name, text in template.items()}
+        else:
+            self.processor.chat_template = prompts.with_prompts(template)
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write model, processor and settings in the generation layout, which any loader of the family reads.
@@ -117,10 +125,8 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         with torch.device("meta"):
             whole = generation_class(self.config)
         whole.model = self.model
-        if not self.config.tie_word_embeddings:
-            head = self._read_head()
-            if head is not None:
-                whole.lm_head.weight = nn.Parameter(head.to(self.model.dtype), requires_grad=False)
+        if not self.config.tie_word_embeddings and (head := self._read_head()) is not None:
+            whole.lm_head.weight = nn.Parameter(head.to(self.model.dtype), requires_grad=False)
         whole.tie_weights()
         state = {key: value for key, value in whole.state_dict().items() if not value.is_meta}
         whole.save_pretrained(output_path, state_dict=state)
@@ -129,32 +135,31 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
 
     def _read_head(self) -> Tensor | None:
         """Read the language head from the checkpoint the model was loaded from; None if there is none."""
-        name, model_kwargs = self._source
-        hub = {
-            key: value
-            for key, value in model_kwargs.items()
-            if key in ("cache_dir", "token", "revision", "local_files_only", "subfolder") and value is not None
-        }
-        for candidate in (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME):
-            path = cached_file(name, candidate, _raise_exceptions_for_missing_entries=False, **hub)
-            if path is None:
-                continue
-            if candidate == SAFE_WEIGHTS_INDEX_NAME:
-                with open(path, encoding="utf8") as file:
-                    weight_map: dict[str, str] = json.load(file)["weight_map"]
-                shards = {shard for key, shard in weight_map.items() if key.endswith("lm_head.weight")}
-                paths = [cached_file(name, shard, **hub) for shard in shards]
-            else:
-                paths = [path]
-            for shard_path in paths:
-                with safe_open(shard_path, framework="pt") as tensors:
+        try:
+            for path in self._weight_files():
+                with safe_open(path, framework="pt") as tensors:
                     for key in HEADS:
                         if key in tensors.keys():  # noqa: SIM118 - a file handle, not a dict
                             head: Tensor = tensors.get_tensor(key)
                             return head
+        except OSError as error:
+            # What was trained must not be lost because its base has moved; embeddings need no head.
+            logger.warning(f"Saving without a language head: {self._source[0]} can't be read any more ({error}).")
         return None
 
-    # --- input ---
+    def _weight_files(self) -> list[str]:
+        """Return the files of the source that may hold the language head."""
+        name, model_kwargs = self._source
+        known = ("cache_dir", "token", "revision", "local_files_only", "subfolder")
+        hub = {key: value for key, value in model_kwargs.items() if key in known and value is not None}
+        index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+        if index is None:
+            single = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+            return [] if single is None else [single]
+        weight_map: dict[str, str] = json.loads(Path(index).read_text(encoding="utf8"))["weight_map"]
+        return [cached_file(name, shard, **hub) for key, shard in weight_map.items() if key in HEADS]
+
+    # --- input ------------------------------------------------------------------------------------------------------
 
     @property
     def max_text_tokens(self) -> int:
@@ -272,8 +277,8 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         """Cut the text of an item to the limits; what is around it, and media, are never cut."""
         size = sum(len(block.value.encode(errors="ignore")) for block in item.blocks if block.kind == "text")
         fixed = 0
-        # No tokenizer makes more tokens than bytes, and prompts and template of all backbones take less than 256.
-        if size + media_tokens + 256 > self.max_text_tokens:
+        # No tokenizer makes more tokens than bytes, and the template takes less than so many for each message.
+        if size + media_tokens + TEMPLATE_TOKENS * len(item.messages) > self.max_text_tokens:
             bare = Item(
                 item.index,
                 tuple(

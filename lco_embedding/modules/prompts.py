@@ -63,7 +63,7 @@ def render(processor: ProcessorMixin, item: Item, chat_template_kwargs: dict[str
     tokens = _control_tokens(tuple(processor.tokenizer.added_tokens_encoder))
     conversation = [
         {
-            "role": message.role,
+            "role": _marked(message.role, tokens),
             "content": [
                 {"type": "text", "text": _marked(block.value, tokens)} if block.kind == "text" else {"type": block.kind}
                 for block in message.blocks

@@ -586,6 +586,20 @@ def test_truncated_m4a_is_refused(tmp_path: Path, options: dict[str, str]) -> No
         media.load_audio(content[: len(content) * 6 // 10], RATE)
 
 
+def test_header_of_an_absurd_rate_does_not_fill_the_memory(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "slow.wav", sine(440, 1.0, RATE), 1)
+    assert len(media.load_audio(path, RATE, max_seconds=10)) == 10 * RATE
+
+
+@pytest.mark.parametrize("check", [media.check_audio, lambda value: media.load_audio(value, RATE)])
+def test_sound_in_an_unknown_code_is_refused(tmp_path: Path, check: Any) -> None:
+    content = bytearray(write_audio(tmp_path / "wave.wav", sine(440, 0.5, RATE), RATE, subtype="PCM_16").read_bytes())
+    assert content[20:22] == b"\x01\x00"
+    content[20:22] = b"\x34\x12"
+    with pytest.raises(MediaError):
+        check(bytes(content))
+
+
 @pytest.mark.parametrize("name", ["wav-16", "flac", "mp3", "ogg-vorbis", "m4a"])
 def test_corrupted_audio_decodes_or_raises_media_error(tmp_path: Path, name: str) -> None:
     ending, codec, subtype, _ = AUDIO_FILES[name]
@@ -737,11 +751,12 @@ def test_rate_is_measured_where_frames_come_unevenly(tmp_path: Path) -> None:
     assert math.isclose(clip.fps, 2.0, rel_tol=0.01)
 
 
-def test_frames_before_an_edit_are_not_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("between", ["0", "2"])
+def test_frames_before_an_edit_are_not_counted(tmp_path: Path, between: str) -> None:
     # Frames before time zero are cut off by an edit list, as in trimmed videos of telephones.
     written = counting_frames(32)
     path = write_video(
-        tmp_path / "trimmed.mp4", written, times=range(-8, 24), options={"avoid_negative_ts": "disabled"}, bf="0"
+        tmp_path / "trimmed.mp4", written, times=range(-8, 24), options={"avoid_negative_ts": "disabled"}, bf=between
     )
     with av.open(str(path)) as container:
         shown = sum(1 for _ in container.decode(video=0))
@@ -887,6 +902,23 @@ def test_clips_of_other_containers_cut_in_half_are_refused(tmp_path: Path, endin
     assert len(media.load_video(content, ALL, LARGE).frames) == 24
     with pytest.raises(MediaError, match=r"truncated|can't be read"):
         media.load_video(content[: len(content) // 2], Sampling(), LARGE)
+
+
+@pytest.mark.parametrize("check", [media.check_video, lambda value: media.load_video(value, Sampling(), LARGE)])
+def test_video_in_an_unknown_code_is_refused(clip_file: Path, check: Any) -> None:
+    content = clip_file.read_bytes()
+    assert content.count(b"avc1") >= 1
+    with pytest.raises(MediaError):
+        check(content.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+
+
+def test_video_that_changes_its_frame_size_is_refused(tmp_path: Path) -> None:
+    parts = [
+        write_video(tmp_path / f"{side}.ts", counting_frames(8, size=(side, side)), options={"muxdelay": "0"})
+        for side in (64, 32)
+    ]
+    with pytest.raises(MediaError, match="size"):
+        media.load_video(b"".join(part.read_bytes() for part in parts), ALL, LARGE)
 
 
 @pytest.mark.parametrize("check", [media.check_video, lambda value: media.load_video(value, Sampling(), LARGE)])
