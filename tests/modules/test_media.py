@@ -214,6 +214,14 @@ def test_animation_gives_its_first_frame(tmp_path: Path, ending: str) -> None:
     assert close(media.load_image(path), quarters())
 
 
+def test_picture_of_several_views_gives_its_first(tmp_path: Path) -> None:
+    # Telephones write such JPEG files, of the format MPO, with a depth map or a second view at the end.
+    path = tmp_path / "views.jpg"
+    others = [Image.fromarray(quarters()[::-1])]
+    Image.fromarray(quarters()).save(path, format="MPO", save_all=True, append_images=others, quality=95)
+    assert close(media.load_image(path), quarters(), tolerance=6)
+
+
 def test_loading_leaves_the_callers_image_as_it_was() -> None:
     image = halves("RGBA")
     before = image.copy()
@@ -314,7 +322,7 @@ def outcome(load: Callable[..., Any], *arguments: Any) -> str:
         return "refused" if str(error) else "no reason"
 
 
-@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 def test_corrupted_images_decode_or_raise_media_error(image_file: tuple[Path, float]) -> None:
     outcomes = [outcome(media.load_image, corrupt) for corrupt in corruptions(image_file[0].read_bytes(), 60)]
     assert set(outcomes) <= {"decoded", "refused"}
@@ -596,7 +604,7 @@ def test_sound_in_an_unknown_code_is_refused(tmp_path: Path, check: Any) -> None
     content = bytearray(write_audio(tmp_path / "wave.wav", sine(440, 0.5, RATE), RATE, subtype="PCM_16").read_bytes())
     assert content[20:22] == b"\x01\x00"
     content[20:22] = b"\x34\x12"
-    with pytest.raises(MediaError):
+    with pytest.raises(MediaError, match=r"codec|decod|can't be read"):
         check(bytes(content))
 
 
@@ -908,15 +916,12 @@ def test_clips_of_other_containers_cut_in_half_are_refused(tmp_path: Path, endin
 def test_video_in_an_unknown_code_is_refused(clip_file: Path, check: Any) -> None:
     content = clip_file.read_bytes()
     assert content.count(b"avc1") >= 1
-    with pytest.raises(MediaError):
+    with pytest.raises(MediaError, match=r"codec|decod|can't be read"):
         check(content.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
 
 
 def test_video_that_changes_its_frame_size_is_refused(tmp_path: Path) -> None:
-    parts = [
-        write_video(tmp_path / f"{side}.ts", counting_frames(8, size=(side, side)), options={"muxdelay": "0"})
-        for side in (64, 32)
-    ]
+    parts = [write_video(tmp_path / f"{side}.ts", counting_frames(8, size=(side, side))) for side in (64, 32)]
     with pytest.raises(MediaError, match="size"):
         media.load_video(b"".join(part.read_bytes() for part in parts), ALL, LARGE)
 

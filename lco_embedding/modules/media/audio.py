@@ -264,4 +264,6 @@ def _joined(chunks: Sequence[NDArray[np.float32]], sampling_rate: int) -> Wavefo
 def _first_track(container: Any) -> Any:
     if not container.streams.audio:
         raise MediaError("the file has no sound track")
+    if container.streams.audio[0].codec_context is None:
+        raise MediaError("the codec of the audio is unknown")
     return container.streams.audio[0]

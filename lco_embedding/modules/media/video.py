@@ -190,6 +190,8 @@ def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
                 raise MediaError(f"the video can't be decoded: it is truncated or broken ({error})") from error
     if len(frames) < len(wanted):
         raise MediaError(f"only {len(frames)} of {len(wanted)} sampled frames can be decoded: the video is broken")
+    if len({frame.shape for frame in frames}) > 1:
+        raise MediaError("the frames change size within the video; re-encode it at one size")
     return Clip(np.stack(frames), _rate(len(wanted), total, rate, sampling))
 
 
