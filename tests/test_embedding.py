@@ -309,6 +309,19 @@ def test_saved_checkpoint_in_stock_sentence_transformers(
     assert not list((tmp_path / "saved").rglob("*.bin"))
 
 
+@pytest.mark.parametrize("frames", [9, 16, 33, 59, 300])
+def test_stock_sees_the_same_frames_of_any_video(model: LCOEmbedding, tmp_path: Path, frames: int) -> None:
+    """Stock states another rate for them (docs/design.md), but what is seen is the same."""
+    model.omni.processing_kwargs["video"]["size"] = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28}
+    model.save_pretrained(tmp_path, create_model_card=False)
+    stock = SentenceTransformer(str(tmp_path), device="cpu").preprocess([clip(frames)])
+    ours = model.preprocess([clip(frames)])
+    for key in ("input_ids", "video_grid_thw", "pixel_values_videos"):
+        assert torch.equal(ours[key], stock[key])
+    seen = len(model.omni.reader()._seen(clip(frames), with_sound=False)["videos"][0])
+    assert float(ours["video_second_per_grid"][0]) == pytest.approx(2 / (seen / frames * 8.0))
+
+
 def test_saved_checkpoint_generates_as_its_base(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     """The generation layout holds the language head of the base: what it would say is unchanged."""
     from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
