@@ -231,6 +231,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         """
         if on_error not in ("raise", "nan") and not callable(on_error):
             raise ValueError(f"on_error must be 'raise', 'nan' or a function, got {on_error!r}")
+        if on_error != "raise" and kwargs.get("precision", "float32") not in (None, "float32"):
+            raise ValueError("quantised embeddings can't hold NaN rows; encode in float32 and quantise the good rows")
         if callable(on_error) and (kwargs.get("pool") or isinstance(kwargs.get("device"), list)):
             raise ValueError("on_error can't be a function with worker processes; use 'nan'")
         if load_audio_from_video is not None:

@@ -21,6 +21,7 @@ NEEDED = (
     "lco_embedding/cli.py",
     "lco_embedding/modules/omni_transformer.py",
     "lco_embedding/miniature/checkpoint/modules.json",
+    "lco_embedding/miniature/world/words.ogg",
     "lco_embedding/miniature/checkpoint/model.safetensors",
     "lco_embedding/miniature/checkpoint/1_Pooling/config.json",
 )

@@ -17,6 +17,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from lco_embedding import InputError, LastTokenPooling, LCOEmbedding, OmniTransformer
+from lco_embedding.miniature import architecture
 from tests.conftest import clip, mixed_inputs, noise, tone
 
 # --- it is right ----------------------------------------------------------------------------------------------------
@@ -223,6 +224,40 @@ def test_nan_rows_leave_the_rest_unharmed(
         shared_model.encode([*good[:3], path])
 
 
+def test_quantised_rows_can_not_be_nan(shared_model: LCOEmbedding) -> None:
+    with pytest.raises(ValueError, match="can't hold NaN"):
+        shared_model.encode(["a", None], on_error="nan", precision="int8")
+
+
+def test_threads_do_not_disturb_each_other(shared_model: LCOEmbedding) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    expected = shared_model.encode(["hello there"])
+    long = ["word <|im_end|> " * 100] * 4
+
+    def cut() -> None:
+        for _ in range(10):
+            shared_model.preprocess(long, processing_kwargs={"text": {"max_length": 50}})
+
+    with ThreadPoolExecutor(2) as pool:
+        cutting = [pool.submit(cut)]
+        results = [pool.submit(shared_model.encode, ["hello there"]).result() for _ in range(20)]
+        [future.result() for future in cutting]
+    for result in results:
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_saving_over_an_adapter_replaces_it(model: LCOEmbedding, thinker: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    tuned = LCOEmbedding(thinker, device="cpu")
+    tuned.add_adapter(LoraConfig(r=4, target_modules=tuned.omni.backbone.lora_targets, init_lora_weights=False))
+    tuned.save_pretrained(tmp_path, create_model_card=False)
+    model.save_pretrained(tmp_path, create_model_card=False)
+    model.save_pretrained(tmp_path, create_model_card=False)
+    np.testing.assert_allclose(LCOEmbedding(tmp_path, device="cpu").encode("a"), model.encode("a"), atol=1e-6)
+
+
 def test_problems_can_be_collected(shared_model: LCOEmbedding) -> None:
     problems: list[Any] = []
     embeddings = shared_model.encode(["a", None, np.full(16_000, np.inf, np.float32)], on_error=problems.append)
@@ -390,8 +425,7 @@ def test_named_chat_template(model: LCOEmbedding, tmp_path: Path) -> None:
     inputs = mixed_inputs()
     expected = model.encode(inputs)
     with_prompts = model.processor.chat_template
-    bare = with_prompts.split("-#}", 1)[0] and LCOEmbedding.miniature().processor.chat_template
-    model.processor.chat_template = {"default": bare, "sentence_transformers": with_prompts}
+    model.processor.chat_template = {"default": architecture.CHAT_TEMPLATE, "sentence_transformers": with_prompts}
     model.omni.processing_kwargs["chat_template"]["chat_template"] = "sentence_transformers"
     model.save_pretrained(tmp_path, create_model_card=False)
     assert (tmp_path / "additional_chat_templates" / "sentence_transformers.jinja").is_file()

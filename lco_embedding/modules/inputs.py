@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -163,21 +164,28 @@ def sort_input(value: Any) -> list[Message]:
         MediaError: The value is empty, missing, or of no type that can be embedded.
     """
     if _is_message(value):
-        return [_message(value)]
+        return _chat([value])
     if isinstance(value, list | tuple) and value and all(_is_message(entry) for entry in value):
-        return [_message(entry) for entry in value]
+        return _chat(value)
     if isinstance(value, Mapping) and value.keys() <= set(KINDS) and value:
         blocks = [block for kind, entry in value.items() for block in _blocks_of(kind, entry)]
-        # An empty string beside other content is an absent text, as in the published training data.
-        present = [block for block in blocks if block.kind != "text" or block.value.strip()]
-        if not present:
+        if not blocks:
             raise MediaError("it is empty: there is nothing to embed")
-        return [Message("user", tuple(present))]
+        return [Message("user", tuple(blocks))]
     return [Message("user", (_bare_block(value),))]
 
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, Mapping) and "role" in value and "content" in value
+
+
+def _chat(entries: Sequence[Mapping[str, Any]]) -> list[Message]:
+    messages = [_message(entry) for entry in entries]
+    if not any(message.role == "user" for message in messages):
+        raise MediaError("a chat needs a message of the role 'user': the prompt goes there")
+    if not any(message.blocks for message in messages):
+        raise MediaError("the text is empty: there is nothing to embed")
+    return messages
 
 
 def _message(value: Mapping[str, Any]) -> Message:
@@ -218,7 +226,8 @@ def _blocks_of(kind: Any, entry: Any) -> list[Block]:
     for value in entries:
         if not isinstance(value, str):
             raise MediaError(f"the text must be a string, got {describe(value)}")
-    return [Block("text", str(value)) for value in entries]
+    # An empty string beside other content is an absent text, as in the published training data.
+    return [_text_block(value) for value in entries if value.strip()]
 
 
 def _is_frames(value: Any) -> bool:
@@ -234,6 +243,10 @@ def _is_frames(value: Any) -> bool:
 def _text_block(text: str) -> Block:
     if not text.strip():
         raise MediaError("the text is empty: there is nothing to embed")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise MediaError(f"the text is not valid Unicode ({error.reason})") from error
     return Block("text", str(text))
 
 
@@ -312,17 +325,22 @@ def _string_block(text: str) -> Block:
     if text.startswith(("data:image/", "data:audio/", "data:video/")) and "," in text[:256]:
         kind, content = media.decode_data_uri(text)
         return Block(kind, content)  # type: ignore[arg-type]
-    kind = media.kind_of_path(text) if len(text) <= MAX_PATH_LENGTH and "\n" not in text else None
+    name = text.strip()  # a line of a file list ends in a line break
+    kind = _kind_of_name(name) if len(name) <= MAX_PATH_LENGTH and "\n" not in name else None
     if kind is None:
         return _text_block(text)
-    if _is_url(text):
+    if _is_url(name):
         raise MediaError(f'URLs are not fetched: download the file, or pass {{"text": {text!r}}} to embed the string')
-    if not os.path.isfile(text):
+    if not os.path.isfile(name):
         raise MediaError(
             f"it looks like the path of {'an' if kind[0] in 'ai' else 'a'} {kind}, but there is no such file; "
             'if it is a text, pass {"text": ...}'
         )
-    return Block(kind, text)
+    return Block(kind, name)
+
+
+def _kind_of_name(name: str) -> Kind | None:
+    return media.kind_of_path(urlsplit(name).path if _is_url(name) else name)
 
 
 def _path(text: str) -> os.PathLike[str]:
@@ -332,4 +350,4 @@ def _path(text: str) -> os.PathLike[str]:
 
 
 def _is_url(text: str) -> bool:
-    return text.startswith(("http://", "https://", "ftp://", "s3://", "gs://", "hf://")) and " " not in text
+    return text.lower().startswith(("http://", "https://", "ftp://", "s3://", "gs://", "hf://")) and " " not in text

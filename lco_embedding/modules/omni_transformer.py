@@ -128,8 +128,14 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         if not self.config.tie_word_embeddings and (head := self._read_head()) is not None:
             whole.lm_head.weight = nn.Parameter(head.to(self.model.dtype), requires_grad=False)
         whole.tie_weights()
-        state = {key: value for key, value in whole.state_dict().items() if not value.is_meta}
+        state = {
+            key: value for key, value in whole.state_dict().items() if key != "lm_head.weight" or not value.is_meta
+        }
+        if any(value.is_meta for value in state.values()):
+            raise ValueError("weights that are offloaded can't be saved; load the model without offloading first")
         whole.save_pretrained(output_path, state_dict=state)
+        for stale in ("adapter_config.json", "adapter_model.safetensors"):
+            Path(output_path, stale).unlink(missing_ok=True)
         self.processor.save_pretrained(output_path)
         self.save_config(output_path)
 
@@ -275,14 +281,18 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
 
     def _fit(self, item: Item, media_tokens: int, limit: int | None, template_kwargs: dict[str, Any]) -> Item:
         """Cut the text of an item to the limits; what is around it, and media, are never cut."""
-        size = sum(len(block.value.encode(errors="ignore")) for block in item.blocks if block.kind == "text")
+        size = sum(len(block.value.encode()) for block in item.blocks if block.kind == "text")
         fixed = 0
         # No tokenizer makes more tokens than bytes, and the template takes less than so many for each message.
         if size + media_tokens + TEMPLATE_TOKENS * len(item.messages) > self.max_text_tokens:
             bare = Item(
                 item.index,
                 tuple(
-                    Message(message.role, tuple(Block("text", "") if b.kind == "text" else b for b in message.blocks))
+                    message
+                    if message.role == "system"
+                    else Message(
+                        message.role, tuple(Block("text", "") if b.kind == "text" else b for b in message.blocks)
+                    )
                     for message in item.messages
                 ),
             )

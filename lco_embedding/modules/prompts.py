@@ -94,15 +94,19 @@ def _encode_marked(tokenizer: PreTrainedTokenizerBase, text: str, add_special_to
 
 
 def cut_text(tokenizer: PreTrainedTokenizerBase, item: Item, max_tokens: int) -> Item:
-    """Return `item` with its text cut to `max_tokens` tokens in all, later blocks first; the same item if it fits."""
-    if sum(len(block.value.encode(errors="ignore")) for block in item.blocks if block.kind == "text") <= max_tokens:
+    """Return `item` with its text cut to `max_tokens` tokens in all, later blocks first; the same item if it fits.
+
+    System messages are prompts and stay whole.
+    """
+    texts = [block.value for message in item.messages if message.role != "system" for block in message.blocks]
+    if sum(len(text.encode()) for text in texts if isinstance(text, str)) <= max_tokens:
         return item  # no tokenizer here makes more tokens than bytes
     left = max_tokens
     messages = []
     for message in item.messages:
         blocks = []
         for block in message.blocks:
-            if block.kind == "text":
+            if block.kind == "text" and message.role != "system":
                 text, used = _cut(tokenizer, block.value, left)
                 left -= used
                 block = block if text == block.value else replace(block, value=text)
@@ -112,9 +116,11 @@ def cut_text(tokenizer: PreTrainedTokenizerBase, item: Item, max_tokens: int) ->
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> tuple[str, int]:
-    encoding = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
-    )
+    # To be told apart from the control tokens that it will not become, each loses its first character; the lengths
+    # stay. (`split_special_tokens` would do so too, but by a switch that other threads see.)
+    tokens = _control_tokens(tuple(tokenizer.added_tokens_encoder))
+    counted = tokens.sub(lambda match: " " + match[0][1:], text)
+    encoding = tokenizer(counted, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     offsets = encoding["offset_mapping"]
     if len(offsets) <= max_tokens:
         return text, len(offsets)

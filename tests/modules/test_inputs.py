@@ -133,6 +133,12 @@ def test_kinds(value: Any, expected: list[str]) -> None:
         ({"role": "user", "content": [{"type": "table"}]}, "type 'table'"),
         ({"role": "user", "content": [{"type": "image"}]}, "has no 'image'"),
         ({"role": "user", "content": ""}, "text is empty"),
+        ({"role": "user", "content": [{"type": "text", "text": " "}]}, "text is empty"),
+        ({"role": "assistant", "content": "x"}, "role 'user'"),
+        ("bad \ud800", "not valid Unicode"),
+        ({"text": "\ud800"}, "not valid Unicode"),
+        ("gone.png\n", "no such file"),
+        ("HTTPS://host/cat.jpg?w=200", "not fetched"),
     ],
 )
 def test_bad_values_say_why(value: Any, reason: str) -> None:

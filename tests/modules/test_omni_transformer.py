@@ -38,6 +38,13 @@ def test_text_is_cut_before_the_prompt(shared_model: LCOEmbedding) -> None:
     assert short == decoded(shared_model, text, max_length=30)
 
 
+def test_prompts_are_not_cut(shared_model: LCOEmbedding) -> None:
+    limit = {"text": {"max_length": 5}}
+    rendered = decoded(shared_model, "word " * 50, prompt="Represent the query for retrieval.", processing_kwargs=limit)
+    assert rendered.startswith("<|im_start|>system\nRepresent the query for retrieval.<|im_end|>")
+    assert "<|im_start|>user\nw" in rendered
+
+
 def test_max_seq_length_bounds_the_whole_chat(model: LCOEmbedding, tmp_path: Path) -> None:
     model.max_seq_length = 120
     ids = model.preprocess(["word " * 500])["input_ids"]

@@ -159,6 +159,8 @@ def _wave_of(value: Mapping[str, Any] | NDArray[Any] | torch.Tensor) -> Waveform
 def _mono(array: NDArray[Any], sampling_rate: int) -> Waveform:
     if array.ndim not in (1, 2) or not array.size:
         raise MediaError(f"an array of shape {array.shape} is no audio; expected (samples,) or (channels, samples)")
+    if array.dtype == np.int64:
+        raise MediaError("64-bit integers have no range of loudness; pass int16 samples, or floats in [-1, 1]")
     if np.issubdtype(array.dtype, np.signedinteger):
         array = array / -float(np.iinfo(array.dtype).min)
     elif array.dtype == np.uint8:

@@ -24,7 +24,28 @@ from numpy.typing import NDArray
 Kind = Literal["text", "image", "audio", "video"]
 
 EXTENSIONS: dict[str, Kind] = {
-    **dict.fromkeys(("jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"), "image"),
+    **dict.fromkeys(
+        (
+            "jpg",
+            "jpeg",
+            "jfif",
+            "png",
+            "webp",
+            "gif",
+            "bmp",
+            "tif",
+            "tiff",
+            "avif",
+            "heic",
+            "heif",
+            "svg",
+            "jp2",
+            "jxl",
+        ),
+        "image",
+    ),
+    # Not decoded, but meant as pictures: better an error than an embedding of the name.
+    **dict.fromkeys(("heic", "heif", "svg", "jp2", "jxl"), "image"),
     **dict.fromkeys(("wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "aif", "aiff", "wma"), "audio"),
     **dict.fromkeys(("mp4", "m4v", "webm", "mkv", "mov", "avi", "mpg", "mpeg", "wmv", "flv", "3gp"), "video"),
 }
