@@ -27,6 +27,9 @@ MIN_AUDIO_FRAMES = 3
 none."""
 
 PIXELS_A_TOKEN = 28 * 28
+CODEC_PADDING = 0.1
+"""Seconds that a lossy codec may add to the longest audio; they are cut off."""
+
 TOKENS_A_SECOND = 25
 """Tokens of audio in the Qwen2.5-Omni models; for estimates only."""
 
@@ -167,7 +170,7 @@ class MediaReader:
         return {"audio": [samples], "audio_kwargs": kwargs}
 
     def _check_seconds(self, seconds: float) -> None:
-        if seconds > self.max_seconds and not self.settings.get("audio", {}).get("truncation"):
+        if seconds > self.max_seconds + CODEC_PADDING and not self.settings.get("audio", {}).get("truncation"):
             raise MediaError(
                 f"{seconds:.1f} s of audio are longer than the {self.max_seconds:g} s that the model hears; "
                 'split it, or cut it with processing_kwargs={"audio": {"truncation": True}}'

@@ -1151,3 +1151,13 @@ def test_written_files_hold_what_the_tests_say(tmp_path: Path) -> None:
     with av.open(str(clip)) as container:
         decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     assert np.abs(levels(decoded) - levels(counting_frames(5))).max() < 4
+
+
+def test_streamed_flac_of_unknown_length_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "stream.flac"
+    write_audio(path, sine(440, 1.0, 16_000), 16_000)
+    content = bytearray(path.read_bytes())
+    # The last 36 bits of these 8 bytes of STREAMINFO count the samples; zero means that the writer did not know.
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    assert len(media.load_audio(bytes(content), 16_000)) == 16_000

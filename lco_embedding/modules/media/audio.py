@@ -31,6 +31,9 @@ MAX_SECONDS = 3600.0
 DURATION_SLACK = 0.5
 """Seconds by which a container may overstate its sound track."""
 
+UNKNOWN_FRAMES = 1 << 62
+"""libsndfile's count of samples, at least, of a streamed file that declares none; soundfile can't read it whole."""
+
 MALFORMED = 3
 """libsndfile's error code of a known format that is broken; of others PyAV may know more."""
 
@@ -190,7 +193,7 @@ def _sound_file(file: IO[bytes]) -> Iterator[Any]:
         # Writers that do not know the length beforehand declare the greatest.
         if declared and int(declared[2]) < int(declared[1]) < 0x7FFF0000:
             raise MediaError(f"the audio is truncated: it holds {declared[2]} of {declared[1]} bytes")
-        yield sound
+        yield sound if sound.frames < UNKNOWN_FRAMES else None
 
 
 def _check_mp3(file: IO[bytes]) -> None:
@@ -251,7 +254,9 @@ def _read_track(container: Any, max_seconds: float) -> Waveform:
                 break
     except av.FFmpegError as error:
         raise MediaError(f"the audio can't be decoded: it is truncated or broken ({error})") from error
-    declared = float(track.duration * track.time_base) if track.duration else 0.0
+    # Raw AAC declares no length; FFmpeg guesses one from the first bit rates.
+    is_declared = track.duration and container.format.name != "aac"
+    declared = float(track.duration * track.time_base) if is_declared else 0.0
     if seconds < min(declared - DURATION_SLACK, max_seconds):
         raise MediaError(f"the audio is truncated: it holds {seconds:.1f} of {declared:.1f} s")
     return _joined(chunks, rate)

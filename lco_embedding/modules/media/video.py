@@ -196,10 +196,10 @@ def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
 
 
 def _declared_seconds(container: Any, stream: Any) -> float:
-    """Return how long the header says a video is; 0 where it does not, or only for a file with sound as a whole."""
+    """Return how long the header says a video is; 0 where it does not, or only for all streams of a file together."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    if container.duration and not container.streams.audio:
+    if container.duration and len(container.streams) == 1:
         return float(container.duration / av.time_base)
     return 0.0
 
