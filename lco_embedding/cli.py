@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run, arguments = namespace.pop("run"), namespace.pop("arguments")
     try:
         return int(run(arguments(**{key: tuple(v) if isinstance(v, list) else v for key, v in namespace.items()})))
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"lco-embedding: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -247,7 +247,7 @@ def _rows_of(path: Path) -> list[Row]:
     if suffix not in TEXT_EXTENSIONS + ROW_EXTENSIONS:
         return [Row(str(path), value=path)]
     try:
-        text = path.read_text(encoding="utf8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         return [Row(str(path), error=f"the file is not UTF-8 text ({error})")]
     except OSError as error:
