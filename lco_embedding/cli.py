@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,14 @@ Embed text, images, audio, video and mixtures of them in one space.
 
   lco-embedding encode photos/ sounds/ notes.txt pairs.jsonl --output embeddings.parquet
   lco-embedding similarity "a red circle" photos/circle.png sounds/bell.wav
+  lco-embedding train text_only --model Qwen/Qwen2.5-Omni-3B --data nli.jsonl --output_dir lco-3b
 """
+
+TRAINING_COMMANDS = {
+    "pretrain": ("lco_embedding.training.generative", "Train a model to answer about media (stage 1)."),
+    "train": ("lco_embedding.training.contrastive", "Train a model to embed (stage 2)."),
+}
+"""Commands whose modules parse their own arguments, those of the trainers among them, and what they do."""
 
 
 def _option(help: str, default: Any = MISSING, **metadata: Any) -> Any:
@@ -80,6 +88,22 @@ class SimilarityArguments(ModelArguments):
     inputs: tuple[str, ...] = _option("two or more texts and paths", (), positional=True)
 
 
+@dataclass(frozen=True)
+class WorldArguments:
+    """Write the miniature's world to a folder: real files, an any-to-any index and chats, to train and test on.
+
+    index.jsonl is for `lco-embedding train`, chat.jsonl for `lco-embedding pretrain`.
+    """
+
+    folder: tuple[str, ...] = _option("where to write", (), positional=True)
+    split: str = _option("which scenes to write", "train", choices=("train", "dev", "test"))
+    images: int = _option("how many images", 200)
+    sounds: int = _option("how many sounds", 200)
+    clips: int = _option("how many clips", 200)
+    documents: int = _option("how many documents", 100)
+    seed: int = _option("seed of the scenes, their renderings and texts", 0)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
@@ -93,10 +117,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_command(commands, "encode", EncodeArguments, encode)
     _add_command(commands, "similarity", SimilarityArguments, similarity)
-    namespace = vars(parser.parse_args(argv))
-    namespace.pop("command")
-    run, arguments = namespace.pop("run"), namespace.pop("arguments")
+    _add_command(commands, "world", WorldArguments, world)
+    for name, (_, text) in TRAINING_COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        if words and words[0] in TRAINING_COMMANDS:
+            return int(import_module(TRAINING_COMMANDS[words[0]][0]).main(words[1:]))
+        namespace = vars(parser.parse_args(words))
+        namespace.pop("command")
+        run, arguments = namespace.pop("run"), namespace.pop("arguments")
         return int(run(arguments(**{key: tuple(v) if isinstance(v, list) else v for key, v in namespace.items()})))
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"lco-embedding: {error}", file=sys.stderr)
@@ -376,6 +406,30 @@ def format_table(names: Sequence[str], scores: Sequence[Sequence[float]]) -> str
     for number, (name, row) in enumerate(zip(shown, scores, strict=True), start=1):
         lines.append(f"{number:>{digits}}  {name:<{width}}  " + "".join(f"{score:7.3f}" for score in row))
     return "\n".join(lines)
+
+
+# --- world ----------------------------------------------------------------------------------------------------------
+
+
+def world(arguments: WorldArguments) -> int:
+    """Write the world.
+
+    Returns:
+        0.
+    """
+    from lco_embedding.miniature.world import Kind, write
+
+    if len(arguments.folder) != 1:
+        raise ValueError(f"expected one folder, got {len(arguments.folder)}")
+    counts: dict[Kind, int] = {
+        "image": arguments.images,
+        "sound": arguments.sounds,
+        "clip": arguments.clips,
+        "document": arguments.documents,
+    }
+    folder = write(arguments.folder[0], arguments.split, counts, arguments.seed)  # type: ignore[arg-type]
+    print(f"{sum(counts.values())} scenes of the {arguments.split} split written to {folder}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from tqdm.autonotebook import tqdm
 from transformers import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from lco_embedding.miniature import checkpoint_of
 from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.modules.last_token_pooling import LastTokenPooling
 from lco_embedding.modules.media import AudioDecoder, VideoDecoder
@@ -86,7 +87,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             **kwargs: As in `LCOEmbedding`; the weights, stored in bfloat16, are widened to float32 unless told.
         """
         kwargs["model_kwargs"] = {"dtype": torch.float32, **(kwargs.get("model_kwargs") or {})}
-        return cls(Path(__file__).parent / "miniature" / "checkpoint", local_files_only=True, **kwargs)
+        return cls(checkpoint_of("miniature"), local_files_only=True, **kwargs)
 
     @property
     def omni(self) -> OmniTransformer:
@@ -118,7 +119,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         config_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Make an embedding model of what has no `modules.json`: a raw backbone, or an adapter with its base."""
-        hub = {
+        hub: dict[str, Any] = {
             "token": token,
             "cache_dir": cache_folder,
             "revision": revision,
@@ -136,12 +137,13 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
                 processor_kwargs=processor_kwargs,
                 config_kwargs=config_kwargs,
             )
-        shared = {**hub, "trust_remote_code": trust_remote_code}
-        transformer = OmniTransformer(
+        transformer = OmniTransformer.of_backbone(
             model_name_or_path,
-            model_kwargs={**shared, **(model_kwargs or {})},
-            processor_kwargs={**shared, **(processor_kwargs or {})},
-            config_kwargs={**shared, **(config_kwargs or {})},
+            **hub,
+            trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            config_kwargs=config_kwargs,
             backend=self.backend,
         )
         transformer.add_prompts()

@@ -1,47 +1,102 @@
-"""Make the miniature checkpoint that ships in the package.
+"""Make the miniature that ships in the package: its generative base, the checkpoints on the way, the embedding model.
 
-    python scripts/make_miniature.py
+    python scripts/make_miniature.py --work build/miniature                 # everything, about an hour on 2 cores
+    python scripts/make_miniature.py --work build/miniature --only pretrain # or: embed, ship
 
-The weights are random, from a fixed seed: the miniature has the architecture, processor and template of the real
-models, so that everything runs, but it has learned nothing yet.
+All seeds are fixed. `--work` keeps the runs in full precision, with their optimizers, and an interrupted run goes on
+where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import tempfile
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
+from transformers import TrainerCallback
 
-from lco_embedding import LCOEmbedding
-from lco_embedding.miniature import architecture
+from lco_embedding.miniature import architecture, world
+from lco_embedding.miniature.world.chats import Chats
+from lco_embedding.training.arguments import read_recipe
+from lco_embedding.training.generative import GenerativeArguments, pretrain
 
-HOME = Path(__file__).parents[1]
+STEPS = 3200
+KEPT_STEPS = (200, 400, 800, 1600)
+"""Steps of pretraining at which the checkpoints for the scaling law are kept, besides the last."""
+
+TEMPLATE_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
 
 
-def corpus() -> list[str]:
-    """Return the texts that the tokenizer learns from: the documentation's and samples' own words."""
-    texts = [*(HOME / "samples" / "sentences.txt").read_text(encoding="utf8").splitlines()] * 20
-    texts += [path.read_text(encoding="utf8") for path in sorted(HOME.glob("*.md"))]
-    return texts
+def corpus(count: int = 20_000) -> list[str]:
+    """Return the texts that the tokenizer learns from: what is said in the world, and the chat template's own words."""
+    rng = np.random.default_rng(0)
+    texts = []
+    for index in range(count):
+        scene = world.sample(world.KINDS[index % len(world.KINDS)], "train", rng)
+        medium = None if rng.random() < 0.8 else "text"
+        asked = world.exchange(scene, rng, medium=medium)
+        texts += [world.caption(scene, rng), asked.request, asked.answer]
+    return texts + [TEMPLATE_WORDS] * 1000
+
+
+class KeepCheckpoints(TrainerCallback):  # type: ignore[misc]
+    """Keeps generative checkpoints of some steps."""
+
+    def __init__(self, folder: Path, steps: tuple[int, ...]) -> None:
+        self.folder, self.steps = folder, steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Save the weights."""
+        if state.global_step in self.steps:
+            model.save_pretrained(self.folder / f"step-{state.global_step:04}")
+
+
+def pretrain_base(work: Path, steps: int, seed: int) -> None:
+    """Pretrain the base from random weights."""
+    start = work / "random"
+    if not start.exists():
+        architecture.build(start, corpus(), seed=seed)
+    arguments = GenerativeArguments(
+        **{
+            **read_recipe("miniature", GenerativeArguments),
+            "model": str(start),
+            "output_dir": str(work / "base"),
+            "max_steps": steps,
+            "seed": seed,
+            "save_steps": 400,
+            "save_total_limit": 1,
+            "eval_strategy": "steps",
+            "eval_steps": 200,
+            "resume_from_checkpoint": "last",
+            "disable_tqdm": True,
+        }
+    )
+    batch = arguments.per_device_train_batch_size
+    # Unseen scenes in seen wordings: what the towers have learned, not how well phrases are guessed.
+    held_out = {
+        f"{kind}_{task}": Chats(128, 1, "dev", shares={kind: 1.0}, tasks={task: 1.0}, wordings="train")
+        for kind in ("image", "sound", "clip")
+        for task in ("question", "caption")
+    } | {"document": Chats(128, 1, "dev", shares={"document": 1.0}, tasks={"transcription": 1.0}, wordings="train")}
+    pretrain(
+        arguments,
+        Chats(steps * batch, seed=seed),
+        held_out,
+        callbacks=[KeepCheckpoints(work, tuple(step for step in KEPT_STEPS if step < steps))],
+    )
 
 
 def main() -> None:
-    """Build the checkpoint and save it in bfloat16, in place of the old one."""
+    """Make the checkpoints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=HOME / "lco_embedding" / "miniature" / "checkpoint")
+    parser.add_argument("--work", type=Path, default=Path("build/miniature"))
+    parser.add_argument("--only", choices=("pretrain", "embed", "ship"))
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        architecture.build(folder, corpus(), seed=arguments.seed)
-        model = LCOEmbedding(folder, device="cpu", local_files_only=True, model_kwargs={"dtype": torch.bfloat16})
-        model.omni.processing_kwargs["video"]["size"] = dict(architecture.VIDEO_SIZE)
-        shutil.rmtree(arguments.output, ignore_errors=True)
-        model.save_pretrained(arguments.output, create_model_card=False)
-    size = sum(path.stat().st_size for path in arguments.output.rglob("*") if path.is_file())
-    print(f"{arguments.output.relative_to(HOME)}: {size / 1e6:.1f} MB")
+    if arguments.only in (None, "pretrain"):
+        pretrain_base(arguments.work, arguments.steps, arguments.seed)
 
 
 if __name__ == "__main__":

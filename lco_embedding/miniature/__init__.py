@@ -1,1 +1,23 @@
-"""A miniature omnimodal model of the real architecture, small enough to ship inside the package."""
+"""The miniature: a tiny omnimodal model of the real architecture, and the world that it knows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+HOME = Path(__file__).parent
+NAME = "miniature"
+"""The name that stands for the miniature wherever a model is asked for."""
+
+CHECKPOINTS = {"embedding": HOME / "checkpoint", "base": HOME / "base"}
+"""The embedding model, and the generative model that it was made of."""
+
+
+def checkpoint_of(model: str | os.PathLike[str], part: str = "embedding") -> str:
+    """Return the folder or Hub id that a name of a model stands for.
+
+    Args:
+        model: Folder, Hub id, or "miniature".
+        part: Which checkpoint of the miniature is meant: "embedding" or "base".
+    """
+    return str(CHECKPOINTS[part]) if model == NAME else os.fspath(model)

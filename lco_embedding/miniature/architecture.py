@@ -78,11 +78,11 @@ VIDEO_SIZE = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
 """Smallest and largest area of an image and of a video frame, in pixels."""
 
 
-INITIALIZER_RANGE = 0.08
+INITIALIZER_RANGE = 0.04
 """Standard deviation of the random weights: at the upstream 0.02, layers this narrow hardly change what they read."""
 
 
-def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Qwen2Tokenizer:
+def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1280) -> Qwen2Tokenizer:
     """Train a byte-level BPE tokenizer with Qwen's splitting rules and special tokens.
 
     Args:
@@ -120,7 +120,7 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Qwen2Token
     return tokenizer
 
 
-def build_processor(corpus: Iterable[str], vocab_size: int = 1024) -> Qwen2_5OmniProcessor:
+def build_processor(corpus: Iterable[str], vocab_size: int = 1280) -> Qwen2_5OmniProcessor:
     """Build the processor of the miniature: tokenizer, image, video and audio features, chat template."""
     return Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(size=IMAGE_SIZE),
@@ -184,7 +184,7 @@ def build_config(processor: Qwen2_5OmniProcessor) -> Qwen2_5OmniThinkerConfig:
     )
 
 
-def build(folder: str | Path, corpus: Iterable[str], seed: int = 0, vocab_size: int = 1024) -> Path:
+def build(folder: str | Path, corpus: Iterable[str], seed: int = 0, vocab_size: int = 1280) -> Path:
     """Write a generative checkpoint with random weights: `Qwen2_5OmniThinkerForConditionalGeneration`.
 
     Args:

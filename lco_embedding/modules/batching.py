@@ -19,6 +19,7 @@ class Row:
     Args:
         item: The item, its text cut to the limit.
         input_ids: Its token ids, without padding.
+        media_ids: The token ids that stand for each of its media, in order.
         features: The features of each of its media, in order.
         hears_video: Whether its videos are heard.
         was_cut: Whether its text was cut.
@@ -26,6 +27,7 @@ class Row:
 
     item: Item
     input_ids: list[int] = field(default_factory=list)
+    media_ids: list[list[int]] = field(default_factory=list)
     features: list[dict[str, Tensor]] = field(default_factory=list)
     hears_video: bool = False
     was_cut: bool = False

@@ -20,7 +20,7 @@ from lco_embedding.modules import media
 from lco_embedding.modules.backbones import Backbone
 from lco_embedding.modules.inputs import Block, Item
 from lco_embedding.modules.media import MediaError
-from lco_embedding.modules.settings import ProcessingKwargs, for_processor, sampling
+from lco_embedding.modules.settings import ProcessingKwargs, check_arguments, for_processor, sampling
 
 MIN_AUDIO_FRAMES = 3
 """Mel frames below which the audio tower makes no token: its convolution and its pooling, of stride 2 each, leave
@@ -42,6 +42,19 @@ class MediaReader:
     backbone: Backbone
     settings: ProcessingKwargs
 
+    def __post_init__(self) -> None:
+        """Check that the processor takes the settings.
+
+        Raises:
+            ValueError: It does not know one, or not its value.
+        """
+        check_arguments(self.settings, self.processor, self.backbone)
+
+    @property
+    def hears(self) -> bool:
+        """Whether the sound of videos is heard, where they have any."""
+        return "audio" in self.backbone.kinds and bool(self.settings["video"].get("load_audio_from_video"))
+
     @property
     def max_seconds(self) -> float:
         """The longest audio that the model hears, in seconds."""
@@ -52,7 +65,8 @@ class MediaReader:
         """Check what the header of a medium tells against what the backbone takes.
 
         Raises:
-            MediaError: The shape is too long or the audio lasts too long.
+            MediaError: The shape is too long, the audio or the sound of a video that is heard lasts too long, or that
+                sound can't be used.
         """
         short, long = sorted((block.extent.width, block.extent.height))
         if short and long / short > self.backbone.max_aspect_ratio:
@@ -60,8 +74,18 @@ class MediaReader:
                 f"{block.extent.width} x {block.extent.height} pixels are longer than "
                 f"{self.backbone.max_aspect_ratio:g} to 1; crop or pad the {block.kind}"
             )
+        if self.backbone.size_is_area and self.settings.get(block.kind, {}).get("do_resize") is False:
+            processor = self.processor.image_processor
+            side = processor.patch_size * processor.merge_size
+            if block.extent.width % side or block.extent.height % side:
+                raise MediaError(
+                    f"{block.extent.width} x {block.extent.height} pixels are no multiples of {side}, "
+                    f"the side of a token, and do_resize of {block.kind} is False"
+                )
         if block.kind == "audio":
             self._check_seconds(block.extent.seconds)
+        if block.kind == "video" and self.hears:
+            self._check_seconds(media.check_sound_track(block.value).seconds)
 
     def estimate_tokens(self, item: Item) -> int:
         """Estimate from headers how many tokens an item will have, to batch like with like."""
@@ -87,9 +111,7 @@ class MediaReader:
 
     def hears_video(self, item: Item) -> bool:
         """Tell whether some video of the item is to be heard, and has something to hear."""
-        if "audio" not in self.backbone.kinds or not self.settings["video"].get("load_audio_from_video"):
-            return False
-        return any(block.kind == "video" and media.has_sound_track(block.value) for block in item.media)
+        return self.hears and any(block.kind == "video" and media.has_sound_track(block.value) for block in item.media)
 
     def features(self, block: Block, with_sound: bool) -> dict[str, Any]:
         """Decode a medium.
@@ -132,7 +154,7 @@ class MediaReader:
             "do_sample_frames": False,
             "video_metadata": [metadata],
         }
-        sound = self._heard_in_video(value, len(frames) / clip.fps) if with_sound else {}
+        sound = self._heard_in_video(value, clip) if with_sound else {}
         return {"videos": [frames], "videos_kwargs": kwargs, **sound}
 
     def _heard(self, value: Any) -> dict[str, Any]:
@@ -140,11 +162,12 @@ class MediaReader:
         rate = self.processor.feature_extractor.sampling_rate
         return self._waveform(media.load_audio(value, rate, self.max_seconds + 1))
 
-    def _heard_in_video(self, value: Any, seconds: float) -> dict[str, Any]:
+    def _heard_in_video(self, value: Any, clip: media.Clip) -> dict[str, Any]:
         rate = self.processor.feature_extractor.sampling_rate
-        samples = media.load_sound_track(value, rate, self.max_seconds + 1)
+        samples = media.load_sound_track(value, rate, self.max_seconds + 1, clip.start)
         if samples is None:
             # Beside a video that is heard, one without sound is silent: positions are computed for a whole chat.
+            seconds = len(clip.frames) / clip.fps
             samples = np.zeros(int(min(seconds, self.max_seconds) * rate), dtype=np.float32)
         return {**self._waveform(samples), "audio_from_video_indices": [0], "load_audio_from_video": True}
 
@@ -177,10 +200,10 @@ class MediaReader:
             )
 
 
-def splice(ids: Sequence[int], features: Sequence[dict[str, Any]], placeholders: set[int]) -> list[int]:
-    """Return token ids with the `input_ids` of each medium in the place of its single placeholder."""
-    media_ids = iter(entry["input_ids"] for entry in features)
+def splice(ids: Sequence[int], media_ids: Sequence[Sequence[int]], placeholders: set[int]) -> list[int]:
+    """Return token ids with those of each medium in the place of its single placeholder."""
+    media = iter(media_ids)
     spliced: list[int] = []
     for token in ids:
-        spliced.extend(next(media_ids) if token in placeholders else (token,))
+        spliced.extend(next(media) if token in placeholders else (token,))
     return spliced

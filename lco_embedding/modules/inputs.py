@@ -7,8 +7,10 @@ forward pass, and every problem is reported with the index of its input.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -28,6 +30,8 @@ SOURCE_KEYS = ("url", "path", "base64")
 MAX_PATH_LENGTH = 1024
 """A longer string is a text, whatever it ends in."""
 
+# What a name of unknown ending must hold to be looked up: a folder, or an ending. Few texts do.
+LIKE_A_PATH = re.compile(r"[/\\]|\.\w{1,8}$")
 
 NO_EXTENT = media.Extent()
 
@@ -155,10 +159,11 @@ def sort_input(value: Any) -> list[Message]:
     """Sort one input into chat messages.
 
     Args:
-        value: A string (text, the path of an existing media file, or a data URI), a path object, bytes, a PIL image,
-            an array (1 or 2 axes: audio, 3: image, 4: video), a list of images (the frames of a video), a
-            `torchcodec` decoder, `{"array", "sampling_rate"}`, `{"array", "video_metadata"}`, a dict with one or more
-            of `text`, `image`, `audio`, `video`, each a value or a list of them, or a chat message or list of such.
+        value: A string (text, the path of an existing media file, or a data URI), a path object, bytes, an open
+            file, which is read from its start, a PIL image, an array (1 or 2 axes: audio, 3: image, 4: video), a list
+            of images (the frames of a video), a `torchcodec` decoder, `{"array", "sampling_rate"}`,
+            `{"array", "video_metadata"}`, a dict with one or more of `text`, `image`, `audio`, `video`, each a value
+            or a list of them, or a chat message or list of such.
 
     Raises:
         MediaError: The value is empty, missing, or of no type that can be embedded.
@@ -265,15 +270,25 @@ def _media_block(kind: Kind, value: Any) -> Block:
     if isinstance(value, Mapping) and value.keys() <= {"bytes", "path"}:
         # The undecoded form of the datasets library.
         return _media_block(kind, value.get("bytes") or value.get("path"))
-    return Block(kind, bytes(value) if isinstance(value, bytearray | memoryview) else value)
+    if kind == "video" and isinstance(value, Mapping) and "audio" in value:
+        return Block(kind, {**value, "audio": _content(value["audio"])})
+    return Block(kind, _content(value))
+
+
+def _content(value: Any) -> Any:
+    """Return what can be read as `bytes`, and anything else as it is."""
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    return media.read_stream(value) if isinstance(value, media.Stream) else value
 
 
 def _bare_block(value: Any) -> Block:
     """Return the block of a value that does not say what it is."""
     if isinstance(value, str):
         return _string_block(value)
-    if isinstance(value, bytes | bytearray | memoryview):
-        return Block(media.sniff(bytes(value)), bytes(value))
+    value = _content(value)
+    if isinstance(value, bytes):
+        return Block(media.sniff(value), value)
     if isinstance(value, os.PathLike):
         return Block(media.kind_of_path(os.fspath(value)) or media.sniff(value), value)
     if isinstance(value, Image.Image):
@@ -300,6 +315,8 @@ def _bare_block(value: Any) -> Block:
         )
     if value is None:
         raise MediaError("the input is None (a missing value?)")
+    if type(value).__name__ in ("Series", "DataFrame"):
+        raise MediaError('a row or table of a data frame is a dict in its to_dict(), or a list in to_dict("records")')
     raise MediaError("can't be embedded; expected text, path, bytes, image, array, dict or chat messages")
 
 
@@ -308,13 +325,13 @@ def _mapping_block(value: Mapping[str, Any]) -> Block:
     if "array" in keys and "sampling_rate" in keys:
         return Block("audio", value)
     if "array" in keys and "video_metadata" in keys:
-        return Block("video", value)
+        return _media_block("video", value)
     if "array" in keys:
         raise MediaError("beside 'array' a dict needs 'sampling_rate' (audio) or 'video_metadata' (video)")
     if keys and keys <= {"bytes", "path"}:
         content = value.get("bytes") or value.get("path")
         if isinstance(content, bytes | str):
-            return Block(media.sniff(content if isinstance(content, bytes) else _path(content)), content)
+            return Block(media.sniff(content if isinstance(content, bytes) else Path(content)), content)
     if not keys:
         raise MediaError("an empty dict: there is nothing to embed")
     unknown = sorted(str(key) for key in keys if key not in KINDS)
@@ -326,9 +343,11 @@ def _string_block(text: str) -> Block:
         kind, content = media.decode_data_uri(text)
         return Block(kind, content)  # type: ignore[arg-type]
     name = text.strip()  # a line of a file list ends in a line break
-    kind = _kind_of_name(name) if len(name) <= MAX_PATH_LENGTH and "\n" not in name else None
+    may_be_path = len(name) <= MAX_PATH_LENGTH and "\n" not in name
+    kind = _kind_of_name(name) if may_be_path else None
     if kind is None:
-        return _text_block(text)
+        found = _kind_of_file(name) if may_be_path and LIKE_A_PATH.search(name) else None
+        return Block(found, name) if found else _text_block(text)
     if _is_url(name):
         raise MediaError(f'URLs are not fetched: download the file, or pass {{"text": {text!r}}} to embed the string')
     if not os.path.isfile(name):
@@ -343,10 +362,12 @@ def _kind_of_name(name: str) -> Kind | None:
     return media.kind_of_path(urlsplit(name).path if _is_url(name) else name)
 
 
-def _path(text: str) -> os.PathLike[str]:
-    from pathlib import Path
-
-    return Path(text)
+def _kind_of_file(name: str) -> Kind | None:
+    """Return what the file of a name that does not tell it is; None for no medium, or no file."""
+    try:
+        return media.sniff(Path(name)) if os.path.isfile(name) else None
+    except MediaError:
+        return None
 
 
 def _is_url(text: str) -> bool:

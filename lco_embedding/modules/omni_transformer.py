@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from lco_embedding.modules.settings import ProcessingKwargs
 HEADS = ("lm_head.weight", "thinker.lm_head.weight", "language_model.lm_head.weight")
 """Names of the language head in the checkpoints of the backbones."""
 
+DECODER_PREFIX = r"^(thinker\.)?(model\.language_model\.|language_model\.model\.|model\.)"
+"""What stands before the names of the decoder's weights in the checkpoints of the backbones."""
+
 TEMPLATE_TOKENS = 256
 """More than a chat template and the LCO prompt add to a message; shorter chats need no exact count."""
 
@@ -45,6 +49,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         model_name_or_path: Folder or Hub id of a checkpoint.
         processing_kwargs: Settings of the processing, saved with the checkpoint; see `processing_kwargs` below.
         **kwargs: As in `Transformer`: `model_kwargs`, `processor_kwargs`, `config_kwargs`, `max_seq_length`, ...
+            With `model_kwargs={"load_towers": False}` only the decoder is loaded, which takes only text.
 
     The settings, by kind; each can be overridden in a call of `encode` or `preprocess`:
         - `image`: `max_pixels` and `min_pixels`, the area that an image is resized to fit (default at most
@@ -62,6 +67,8 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
     def __init__(
         self, model_name_or_path: str, *, processing_kwargs: ProcessingKwargs | None = None, **kwargs: Any
     ) -> None:
+        # Set past nn.Module, which is not initialised before `super` loads the model.
+        self.__dict__["unloaded_parameters"] = 0
         super().__init__(model_name_or_path, processing_kwargs=processing_kwargs, **kwargs)
         self.backbone: Backbone = find_backbone(self.config)
         self._source = (model_name_or_path, kwargs.get("model_kwargs") or {})
@@ -69,10 +76,42 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         self.processing_kwargs: ProcessingKwargs = settings.with_defaults(
             processing_kwargs or {}, self.processor, self.backbone
         )
+        if self.unloaded_parameters:
+            self.backbone = replace(self.backbone, kinds=("text",))
         if self.processor.chat_template is None:
             raise ValueError(f"{model_name_or_path} has no chat template; pass one in processor_kwargs")
 
     # --- loading and saving -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def of_backbone(
+        cls,
+        model_name_or_path: str,
+        *,
+        token: bool | str | None = None,
+        cache_dir: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        **kwargs: Any,
+    ) -> OmniTransformer:
+        """Load a generative checkpoint, with the settings of media that it may have beside it.
+
+        Args:
+            model_name_or_path: Folder or Hub id.
+            token: For private repositories.
+            cache_dir: Where downloads are kept.
+            revision: Branch, tag or commit.
+            local_files_only: Download nothing.
+            trust_remote_code: Allow code of the repository.
+            **kwargs: As in `OmniTransformer`.
+        """
+        hub = {"token": token, "revision": revision, "local_files_only": local_files_only}
+        config = cls.load_config(model_name_or_path, cache_folder=cache_dir, **hub)
+        shared = {**hub, "cache_dir": cache_dir, "trust_remote_code": trust_remote_code}
+        for name in ("model_kwargs", "processor_kwargs", "config_kwargs"):
+            kwargs[name] = {**shared, **(kwargs.get(name) or {})}
+        return cls(model_name_or_path, processing_kwargs=config.get("processing_kwargs"), **kwargs)
 
     def _load_config(
         self, model_name_or_path: str, backend: str, config_kwargs: dict[str, Any]
@@ -91,11 +130,41 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
     ) -> PreTrainedModel:
         # The language head is left in its file by design, so its absence is not to be reported at every load.
         model_class = MODEL_MAPPING[type(config)]
+        if not model_kwargs.pop("load_towers", True):
+            return self._load_decoder(model_class, model_name_or_path, config, **model_kwargs)
         ignored = [*(model_class._keys_to_ignore_on_load_unexpected or []), r"lm_head\.weight$"]
         with set_temporary_class_attrs(model_class, _keys_to_ignore_on_load_unexpected=ignored):
             return super()._load_model(
                 model_name_or_path, transformer_task, config, backend, is_peft_model, **model_kwargs
             )
+
+    def _load_decoder(
+        self, model_class: type[PreTrainedModel], model_name_or_path: str, config: PretrainedConfig, **kwargs: Any
+    ) -> PreTrainedModel:
+        """Load a model without its towers, of which nothing is read."""
+        backbone = find_backbone(config)
+        with torch.device("meta"):
+            model = model_class(config)
+        decoder_class = type(model.get_submodule(backbone.decoder))
+        with set_temporary_class_attrs(decoder_class, _keys_to_ignore_on_load_unexpected=[""]):
+            decoder, report = decoder_class.from_pretrained(
+                model_name_or_path,
+                config=config.get_text_config(),
+                key_mapping={DECODER_PREFIX: ""},
+                output_loading_info=True,
+                **kwargs,
+            )
+        if report["missing_keys"]:
+            raise ValueError(f"{model_name_or_path} has no weights for {sorted(report['missing_keys'])[:3]}, ...")
+        model.set_submodule(backbone.decoder, decoder)
+        for name, parameter in list(model.named_parameters()):
+            if parameter.is_meta:
+                self.unloaded_parameters += parameter.numel()
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, None)
+        for tower in backbone.towers:
+            model.set_submodule(tower, nn.Identity())
+        return model
 
     def add_prompts(self) -> None:
         """Make the chat template append the LCO prompts, unless it does so already."""
@@ -121,13 +190,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         if getattr(self.model, "_hf_peft_config_loaded", False):
             super().save(output_path, *args, **kwargs)
             return
-        generation_class = getattr(transformers, self.backbone.generation_class)
-        with torch.device("meta"):
-            whole = generation_class(self.config)
-        whole.model = self.model
-        if not self.config.tie_word_embeddings and (head := self._read_head()) is not None:
-            whole.lm_head.weight = nn.Parameter(head.to(self.model.dtype), requires_grad=False)
-        whole.tie_weights()
+        whole = self.generation_model()
         state = {
             key: value for key, value in whole.state_dict().items() if key != "lm_head.weight" or not value.is_meta
         }
@@ -138,6 +201,22 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             Path(output_path, stale).unlink(missing_ok=True)
         self.processor.save_pretrained(output_path)
         self.save_config(output_path)
+
+    def generation_model(self) -> PreTrainedModel:
+        """Return the model with its language head, as the generation class of the backbone, sharing its weights.
+
+        The head is read from the checkpoint that the model came from; it is on the meta device if that has none.
+        """
+        if self.unloaded_parameters:
+            raise ValueError("the towers are not loaded, so the model can't be saved whole; merge its adapter instead")
+        generation_class = getattr(transformers, self.backbone.generation_class)
+        with torch.device("meta"):
+            whole: PreTrainedModel = generation_class(self.config)
+        whole.model = self.model
+        if not self.config.tie_word_embeddings and (head := self._read_head()) is not None:
+            whole.lm_head.weight = nn.Parameter(head.to(self.model.device, self.model.dtype), requires_grad=False)
+        whole.tie_weights()
+        return whole
 
     def _read_head(self) -> Tensor | None:
         """Read the language head from the checkpoint the model was loaded from; None if there is none."""
@@ -243,29 +322,45 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         rows: list[Row] = []
         problems: list[Problem] = []
         for item in items:
-            source = item.blocks[0].source
-            hears_video = False
-            features = []
-            try:
-                hears_video = reader.hears_video(item)
-                for block in item.media:
-                    source = block.source
-                    features.append(reader.features(block, hears_video and block.kind == "video"))
-                shown = self._with_system(item, prompt)
-                fitted = self._fit(shown, sum(len(entry["input_ids"]) for entry in features), limit, template_kwargs)
-            except MediaError as error:
-                problems.append(Problem(item.index, source, str(error)))
+            row = self.read(item, reader)
+            if isinstance(row, Row):
+                try:
+                    shown = self._with_system(item, prompt)
+                    row.item = self._fit(shown, sum(map(len, row.media_ids)), limit, template_kwargs)
+                    row.was_cut = row.item is not shown
+                    rows.append(row)
+                except MediaError as error:
+                    problems.append(Problem(item.index, item.blocks[0].source, str(error)))
             else:
-                rows.append(Row(fitted, [], features, hears_video, was_cut=fitted is not shown))
+                problems.append(row)
         texts = [prompts.render(self.processor, row.item, template_kwargs) for row in rows]
         for row, ids in zip(rows, prompts.encode(self.tokenizer, texts), strict=True):
-            row.input_ids = splice(ids, row.features, self._placeholders) if row.features else ids
-            for entry in row.features:
-                del entry["input_ids"]
+            row.input_ids = splice(ids, row.media_ids, self.placeholders) if row.media_ids else ids
         return rows, problems
 
+    @staticmethod
+    def read(item: Item, reader: MediaReader) -> Row | Problem:
+        """Decode the media of an item.
+
+        Returns:
+            A row with their features, whose text is yet to be tokenized; or why one of them can't be read.
+        """
+        row = Row(item, hears_video=False)
+        source = item.blocks[0].source
+        try:
+            row.hears_video = reader.hears_video(item)
+            for block in item.media:
+                source = block.source
+                features = reader.features(block, row.hears_video and block.kind == "video")
+                row.media_ids.append(features.pop("input_ids"))
+                row.features.append(features)
+        except MediaError as error:
+            return Problem(item.index, source, str(error))
+        return row
+
     @property
-    def _placeholders(self) -> set[int]:
+    def placeholders(self) -> set[int]:
+        """The ids of the tokens that stand for one medium each in a rendered chat."""
         kinds = [kind for kind in self.backbone.kinds if kind != "text"]
         return {getattr(self.processor, f"{kind}_token_id") for kind in kinds}
 

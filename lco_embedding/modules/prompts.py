@@ -49,6 +49,13 @@ def with_prompts(template: str) -> str:
     return PRELUDE + template
 
 
+def without_prompts(template: str | dict[str, str]) -> str | dict[str, str]:
+    """Return a chat template, or several by name, without what `with_prompts` put before them."""
+    if isinstance(template, dict):
+        return {name: text.removeprefix(PRELUDE) for name, text in template.items()}
+    return template.removeprefix(PRELUDE)
+
+
 def has_prompts(processor: ProcessorMixin, chat_template_kwargs: dict[str, Any]) -> bool:
     """Tell whether the chat template in use appends the LCO prompts by itself."""
     item = Item(0, (Message("user", (Block("text", "."),)),))
@@ -86,6 +93,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     plain = [text for text in texts if not _is_marked(text)]
     ids = iter(tokenizer(plain, add_special_tokens=add_special_tokens, verbose=False)["input_ids"] if plain else [])
     return [_encode_marked(tokenizer, text, add_special_tokens) if _is_marked(text) else next(ids) for text in texts]
+
+
+def encode_stretches(tokenizer: PreTrainedTokenizerBase, stretches: Sequence[str]) -> list[list[int]]:
+    """Tokenize the stretches of one chat, each for itself; only the first begins as a chat does."""
+    first, *others = stretches
+    plain = [text for text in others if not _is_marked(text)]
+    ids = iter(tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"] if plain else [])
+    rest = [_encode_marked(tokenizer, text, False) if _is_marked(text) else next(ids) for text in others]
+    return [*encode(tokenizer, [first]), *rest]
 
 
 def _encode_marked(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: bool) -> list[int]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import os
 import pickle
+import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -37,6 +40,8 @@ class Samples:
 
 
 class FakeAudioDecoder:
+    metadata = None
+
     def get_all_samples(self) -> Samples:
         return Samples()
 
@@ -177,6 +182,91 @@ def test_input_error_lists_and_pickles() -> None:
     assert "of this batch" in str(InputError(error.problems, scope="batch"))
 
 
-def test_frames_from_bytes_io_are_refused_clearly() -> None:
+@pytest.mark.parametrize(("path", "kind"), [(PNG, "image"), (WAV, "audio"), (M4A, "audio"), (WEBM, "video")])
+def test_open_files_are_read_from_their_start(tmp_path: Path, path: Path, kind: str) -> None:
+    content = path.read_bytes()
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.write(path, path.name)
+    with path.open("rb") as opened, zipfile.ZipFile(tmp_path / "archive.zip").open(path.name) as member:
+        for stream in (BytesIO(content), opened, member):
+            stream.read(7)
+            for value in (stream, {kind: stream}, {kind: [stream]}):
+                (block,) = sort_input(value)[0].blocks
+                assert (block.kind, block.value) == (kind, content)
+
+
+def test_sound_of_a_video_in_memory_may_be_an_open_file() -> None:
+    frames = noise(4, 8, 8, 3)
+    for value in ({"array": frames, "video_metadata": {"fps": 2}}, {"video": {"array": frames}}):
+        inner = value.get("video", value)
+        inner["audio"] = BytesIO(WAV.read_bytes())
+        (block,) = sort_input(value)[0].blocks
+        assert block.value["audio"] == WAV.read_bytes()
+        assert block.value["array"] is frames
+
+
+def test_open_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
+    closed = BytesIO(PNG.read_bytes())
+    closed.close()
+    (tmp_path / "notes.md").write_text("words")
+    reading, writing = os.pipe()
+    with (
+        (tmp_path / "notes.md").open() as text,
+        os.fdopen(reading, "rb") as pipe,
+        os.fdopen(writing, "wb") as _,
+        (tmp_path / "written.bin").open("wb") as written,
+    ):
+        for stream, reason in (
+            (closed, "closed"),
+            (text, 'open it with mode "rb"'),
+            (pipe, "pass its path or its bytes"),
+            (written, "pass its path or its bytes"),
+            (BytesIO(b""), "no bytes"),
+            (BytesIO(b"x"), "can't be read as audio or video"),
+        ):
+            with pytest.raises(MediaError, match=reason):
+                sort_input(stream)
+
+
+def test_rows_of_a_data_frame_say_what_to_pass() -> None:
+    frame = pandas.DataFrame({"text": ["a", "b"], "image": [str(PNG), str(PNG)]})
+    for value in (frame, frame.iloc[0], frame["text"]):
+        with pytest.raises(MediaError, match=r"to_dict\(\)"):
+            sort_input(value)
+    assert kinds(frame.iloc[0].to_dict()) == ["text", "image"]
     with pytest.raises(MediaError, match="can't be embedded"):
-        sort_input(BytesIO(b"x"))
+        sort_input(pandas.NA)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [(PNG, "image"), (MP3, "audio"), (M4A, "audio"), (MP4, "video"), (WEBM, "video")]
+)
+@pytest.mark.parametrize("name", ["file.bin", "part.0001", "3f2a9c", "photo of a cat.orig"])
+def test_strings_that_name_a_medium_of_unknown_ending(tmp_path: Path, path: Path, kind: str, name: str) -> None:
+    copy = tmp_path / name
+    copy.write_bytes(path.read_bytes())
+    (block,) = sort_input(f"{copy}\n")[0].blocks
+    assert (block.kind, block.value) == (kind, str(copy))
+    assert kinds({"text": str(copy)}) == ["text"]
+
+
+def test_strings_that_name_another_file_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("notes.md", b"words"), ("table.csv", b"a,b\n1,2\n"), ("empty.bin", b"")):
+        (tmp_path / name).write_bytes(content)
+        assert kinds(name) == ["text"]
+        assert kinds(str(tmp_path / name)) == ["text"]
+    # A word is a word, even where a picture has it for a name.
+    (tmp_path / "cat").write_bytes(PNG.read_bytes())
+    assert kinds("cat") == ["text"]
+    assert kinds("./cat") == ["image"]
+    assert kinds(str(tmp_path)) == ["text"]
+
+
+def test_plain_texts_are_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object) -> bool:
+        raise AssertionError(f"{path!r} was looked up")
+
+    monkeypatch.setattr(os.path, "isfile", refuse)
+    for text in ("a red circle", "It ends in a stop.", "Really?", "e.g. this one", "x" * 2000 + "/y", "a\n/b.c"):
+        assert kinds(text) == ["text"]

@@ -418,6 +418,100 @@ def test_sound_track_of_a_silent_video_is_none(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", counting_frames(4))
     assert not media.has_sound_track(path)
     assert media.load_sound_track(path, RATE) is None
+    assert media.check_sound_track(path) == Extent()
+
+
+def shift_sound(source: Path, target: Path, seconds: float) -> Path:
+    """Copy a clip with its sound moved by some seconds against its frames."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        tracks = [new.add_stream_from_template(stream) for stream in old.streams]
+        for packet in old.demux():
+            if packet.dts is not None and packet.pts is not None:
+                moved = round(seconds / packet.time_base) if packet.stream.type == "audio" else 0
+                packet.pts, packet.dts, packet.stream = (
+                    packet.pts + moved,
+                    packet.dts + moved,
+                    tracks[packet.stream_index],
+                )
+                new.mux(packet)
+    return target
+
+
+# Container -> encoders of frames and sound, and the rate of the sound.
+HEARD_FILES = {
+    "mp4": ("libx264", "aac", 44_100),
+    "mov": ("libx264", "aac", 44_100),
+    "webm": ("libvpx-vp9", "libopus", 48_000),
+    "mkv": ("libvpx-vp9", "flac", 16_000),
+}
+
+
+@pytest.fixture(params=HEARD_FILES)
+def heard_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Three seconds of frames with a tone that turns from 300 to 900 Hz after the first second, in each container."""
+    codec, audio_codec, rate = HEARD_FILES[request.param]
+    wave = np.concatenate([sine(300, 1.0, rate), sine(900, 2.0, rate)])
+    return write_video(
+        tmp_path / f"heard.{request.param}", counting_frames(24), codec=codec, sound=(wave, rate, audio_codec)
+    )
+
+
+def test_sound_that_begins_with_the_frames_is_taken_as_it_is(heard_file: Path) -> None:
+    start = media.load_video(heard_file, ALL, LARGE).start
+    aligned, plain = media.load_sound_track(heard_file, RATE, start=start), media.load_sound_track(heard_file, RATE)
+    assert plain is not None
+    assert np.array_equal(aligned, plain)
+    assert math.isclose(media.check_sound_track(heard_file).seconds, 3.0, abs_tol=0.1)
+
+
+def test_sound_that_begins_late_is_preceded_by_silence(heard_file: Path, tmp_path: Path) -> None:
+    late = shift_sound(heard_file, tmp_path / f"late{heard_file.suffix}", 0.75)
+    start = media.load_video(late, ALL, LARGE).start
+    plain, aligned = media.load_sound_track(late, RATE), media.load_sound_track(late, RATE, start=start)
+    assert plain is not None
+    assert aligned is not None
+    silence = len(aligned) - len(plain)
+    assert math.isclose(silence / RATE, 0.75, abs_tol=0.05)
+    assert np.abs(aligned[: silence - 100]).max() < 1e-4  # a resampler rings
+    # Resampled at another phase, the wave is off by a part of a sample.
+    assert np.abs(aligned[silence + 1000 :] - plain[1000:]).max() < 0.05
+    short = media.load_sound_track(late, RATE, max_seconds=0.5, start=start)
+    assert short is not None
+    assert len(short) == RATE // 2
+    assert np.abs(short).max() < 1e-4
+
+
+def test_sound_that_begins_early_is_cut(heard_file: Path, tmp_path: Path) -> None:
+    # All is a second later than the clock, so that the sound can be moved ahead of the frames.
+    codec, audio_codec, rate = HEARD_FILES[heard_file.suffix[1:]]
+    wave = np.concatenate([sine(300, 1.0, rate), sine(900, 2.0, rate)])
+    path = tmp_path / f"early{heard_file.suffix}"
+    write_video(path, counting_frames(16), codec=codec, sound=(wave, rate, audio_codec), times=range(8, 24))
+    start = media.load_video(path, ALL, LARGE).start
+    assert math.isclose(start, 1.0, abs_tol=0.01)
+    plain, aligned = media.load_sound_track(path, RATE), media.load_sound_track(path, RATE, start=start)
+    assert plain is not None
+    assert aligned is not None
+    assert math.isclose((len(plain) - len(aligned)) / RATE, 1.0, abs_tol=0.05)
+    assert math.isclose(pitch(aligned[: RATE // 2], RATE), 900, abs_tol=3)
+    short = media.load_sound_track(path, RATE, max_seconds=0.5, start=start)
+    assert short is not None
+    assert len(short) == RATE // 2
+    assert math.isclose(pitch(short, RATE), 900, abs_tol=3)
+
+
+@pytest.mark.parametrize("sound", [np.full(RATE, np.nan, np.float32), 3, {"array": np.zeros(9)}, Path("gone.wav")])
+def test_header_check_of_sound_in_memory_finds_what_decoding_finds(sound: Any) -> None:
+    with pytest.raises(MediaError):
+        media.check_sound_track({"array": counting_frames(4), "audio": sound})
+
+
+def test_length_of_a_track_is_its_own_not_that_of_the_file(tmp_path: Path) -> None:
+    for ending, (codec, audio_codec, rate) in HEARD_FILES.items():
+        sound = (sine(300, 1.0, rate), rate, audio_codec)
+        path = write_video(tmp_path / f"clip.{ending}", counting_frames(24), codec=codec, sound=sound)
+        assert math.isclose(media.check_audio(path).seconds, 1.0, abs_tol=0.1), ending
+        assert math.isclose(media.check_sound_track(path).seconds, 1.0, abs_tol=0.1), ending
 
 
 @pytest.mark.parametrize(
@@ -462,19 +556,27 @@ class FakeSamples:
 
 
 @dataclass
+class FakeAudioMetadata:
+    duration_seconds_from_header: float | None
+
+
+@dataclass
 class FakeAudioDecoder:
     samples: FakeSamples
+    metadata: FakeAudioMetadata
 
     def get_all_samples(self) -> FakeSamples:
         return self.samples
 
 
 def test_audio_decoder_objects() -> None:
-    decoder = FakeAudioDecoder(FakeSamples(torch.from_numpy(np.stack([sine(500, 1.0, 8000)] * 2)), 8000))
+    samples = FakeSamples(torch.from_numpy(np.stack([sine(500, 1.0, 8000)] * 2)), 8000)
+    decoder = FakeAudioDecoder(samples, FakeAudioMetadata(None))
     loaded = media.load_audio(decoder, RATE)
     assert len(loaded) == RATE
     assert math.isclose(pitch(loaded, RATE), 500, abs_tol=2)
     assert media.check_audio(decoder) == Extent()
+    assert media.check_audio(FakeAudioDecoder(samples, FakeAudioMetadata(1.5))).seconds == 1.5
 
 
 @pytest.mark.parametrize(
@@ -574,6 +676,81 @@ def test_files_that_are_no_audio_say_why(tmp_path: Path, check: Any) -> None:
     ):
         with pytest.raises(MediaError, match=reason):
             check(path)
+
+
+@pytest.mark.parametrize("peak", [1, 9_000, 32_768])
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_16_bit_values_in_32_bit_integers_are_refused(convert: Any, peak: int) -> None:
+    wave = np.array([0, -peak, peak // 2] * 100, np.int32)
+    for read in (media.check_audio, lambda value: media.load_audio(value, RATE)):
+        with pytest.raises(MediaError, match=f"reach only {peak} are 16-bit ones; pass array.astype"):
+            read(convert(wave))
+    assert np.abs(media.load_audio(convert((wave // 2).astype(np.int16)), RATE)).max() > 0
+    assert not media.load_audio(convert(np.zeros(300, np.int32)), RATE).any()
+    assert np.abs(media.load_audio(convert(wave * 40_000), RATE)).max() > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_floats_that_were_never_scaled_are_refused_with_their_peak(tmp_path: Path, dtype: Any) -> None:
+    wave = (sine(440, 0.5, RATE) * 2 * 9000).astype(dtype)
+    values = [wave, torch.from_numpy(wave), {"array": wave, "sampling_rate": 8000}]
+    for value in values:
+        for read in (media.check_audio, lambda value: media.load_audio(value, RATE)):
+            with pytest.raises(MediaError, match=r"peaks at (9000|8999|8998|8992|8996).*must be in \[-1, 1\]"):
+                read(value)
+    path = write_audio(tmp_path / "wave.wav", wave.astype(np.float32), RATE, subtype="FLOAT")
+    with pytest.raises(MediaError, match="peaks at"):
+        media.load_audio(path, RATE)
+    # Loud is not wrong: intermediate results of a mix may well be above 1.
+    assert np.abs(media.load_audio(sine(440, 0.5, RATE) * 20, RATE)).max() > 5
+
+
+# File ending, encoder of FFmpeg (None: soundfile), sample format of soundfile.
+CUT_FILES = {
+    "aiff": ("aiff", None, "PCM_16"),
+    "aiff-24": ("aiff", None, "PCM_24"),
+    "ogg-vorbis": ("ogg", None, "VORBIS"),
+    "ogg-opus": ("ogg", None, "OPUS"),
+    "opus-ffmpeg": ("opus", "libopus", None),
+    "ogg-flac": ("ogg", "flac", None),
+    "mka-flac": ("mka", "flac", None),
+    "webm-opus": ("webm", "libopus", None),
+}
+
+
+@pytest.mark.parametrize("check", [media.check_audio, lambda value: media.load_audio(value, RATE)])
+@pytest.mark.parametrize("name", CUT_FILES)
+def test_truncated_audio_is_refused_by_its_header(tmp_path: Path, name: str, check: Any) -> None:
+    ending, codec, subtype = CUT_FILES[name]
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE).astype(np.float32)
+    content = write_audio(tmp_path / f"whole.{ending}", noise, RATE, codec, subtype).read_bytes()
+    check(content)
+    for kept in (0.3, 0.5, 0.8, 0.95):
+        with pytest.raises(MediaError, match="truncated"):
+            check(content[: int(len(content) * kept)])
+    with pytest.raises(MediaError, match="truncated"):
+        check(content[:-20])
+
+
+def test_ogg_that_ends_between_two_pages_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE).astype(np.float32)
+    content = write_audio(tmp_path / "whole.ogg", noise, RATE, subtype="VORBIS").read_bytes()
+    with pytest.raises(MediaError, match=r"ends an Ogg stream.*ffmpeg"):
+        media.check_audio(content[: content.rindex(b"OggS")])
+
+
+@pytest.mark.parametrize("tail", [bytes(500), b"TAG" + bytes(125), bytes(100_000)], ids=["zeros", "tag", "many"])
+def test_what_follows_an_ogg_stream_does_not_matter(tmp_path: Path, tail: bytes) -> None:
+    content = write_audio(tmp_path / "whole.ogg", sine(440, 1.0, RATE), RATE, subtype="VORBIS").read_bytes()
+    assert len(media.load_audio(content + tail, RATE)) == RATE
+    assert len(media.load_audio(content + content, RATE)) >= RATE  # a chain of two streams
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFF_FFFF, 0xFFFF_FFFF])
+def test_aiff_of_unknown_length_is_read(tmp_path: Path, size: int) -> None:
+    content = bytearray(write_audio(tmp_path / "wave.aiff", sine(440, 1.0, RATE), RATE, subtype="PCM_16").read_bytes())
+    content[4:8] = struct.pack(">I", size)
+    assert len(media.load_audio(bytes(content), RATE)) == RATE
 
 
 @pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}], ids=["moov-at-the-end", "moov-at-the-front"])
@@ -759,6 +936,45 @@ def test_rate_is_measured_where_frames_come_unevenly(tmp_path: Path) -> None:
     assert math.isclose(clip.fps, 2.0, rel_tol=0.01)
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "webm"])
+def test_frames_that_come_unevenly_are_chosen_by_their_times(tmp_path: Path, ending: str) -> None:
+    # 16 frames within the first two seconds, then one a second until the tenth.
+    times = [*range(16), *range(16, 80, 8)]
+    written = counting_frames(24)
+    codec = "libvpx-vp9" if ending == "webm" else "libx264"
+    path = write_video(tmp_path / f"uneven.{ending}", written, codec=codec, times=times)
+    clip = media.load_video(path, Sampling(fps=1.0), LARGE)
+    seconds = np.arange(len(clip.frames)) / clip.fps
+    shown = [max(index for index, time in enumerate(times) if time / 8 <= second + 0.01) for second in seconds]
+    assert np.abs(levels(clip.frames) - levels(written[shown])).max() < 4
+    assert shown != Sampling(fps=1.0).indices(24, 23 / 9)
+    assert math.isclose(len(clip.frames) / clip.fps, 9 * 24 / 23, rel_tol=0.01)
+
+
+def test_chosen_times_rise_by_one_step_however_frames_come() -> None:
+    generator = np.random.default_rng(0)
+    for total in (2, 7, 60, 500):
+        times = np.sort(generator.uniform(3, 3 + total / 10, total))
+        fps = (total - 1) / (times[-1] - times[0])
+        for sampling in (Sampling(), Sampling(fps=5.0, max_frames=20), ALL):
+            indices = sampling.indices_at(times, fps)
+            assert len(indices) == len(sampling.indices(total, fps))
+            grid = times[0] + np.arange(len(indices)) * (total / fps / len(indices))
+            assert indices[0] == 0
+            assert all(low <= high for low, high in itertools.pairwise(indices))
+            assert (times[indices] <= grid + 0.002).all()
+            following = np.append(times, np.inf)[np.asarray(indices) + 1]
+            assert (following > grid).all()
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.0005, 0.004])
+@pytest.mark.parametrize("fps", [2.0, 23.976, 29.97, 60.0])
+def test_even_frames_are_chosen_by_index_as_stock_does(fps: float, jitter: float) -> None:
+    for total in (1, 2, 5, 24, 100, 719, 4321):
+        times = np.sort(7 + np.arange(total) / fps + np.random.default_rng(0).uniform(-jitter, jitter, total))
+        assert Sampling().indices_at(times, fps) == Sampling().indices(total, fps)
+
+
 @pytest.mark.parametrize("between", ["0", "2"])
 def test_frames_before_an_edit_are_not_counted(tmp_path: Path, between: str) -> None:
     # Frames before time zero are cut off by an edit list, as in trimmed videos of telephones.
@@ -910,6 +1126,42 @@ def test_clips_of_other_containers_cut_in_half_are_refused(tmp_path: Path, endin
     assert len(media.load_video(content, ALL, LARGE).frames) == 24
     with pytest.raises(MediaError, match=r"truncated|can't be read"):
         media.load_video(content[: len(content) // 2], Sampling(), LARGE)
+
+
+@pytest.mark.parametrize("check", [media.check_video, lambda value: media.load_video(value, Sampling(), LARGE)])
+@pytest.mark.parametrize("ending", ["webm", "mkv"])
+def test_truncated_matroska_with_sound_is_refused_by_its_header(tmp_path: Path, ending: str, check: Any) -> None:
+    codec, audio_codec, rate = HEARD_FILES[ending]
+    frames = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
+    sound = (sine(300, 3.0, rate), rate, audio_codec)
+    content = write_video(tmp_path / f"whole.{ending}", frames, codec=codec, sound=sound).read_bytes()
+    check(content)
+    for kept in (0.5, 0.9, 0.99):
+        with pytest.raises(MediaError, match="truncated"):
+            check(content[: int(len(content) * kept)])
+        with pytest.raises(MediaError, match="truncated"):
+            media.check_audio(content[: int(len(content) * kept)])
+
+
+@pytest.mark.parametrize("ending", ["webm", "mkv"])
+def test_live_recordings_that_declare_no_length_are_read(tmp_path: Path, ending: str) -> None:
+    codec, audio_codec, rate = HEARD_FILES[ending]
+    sound = (sine(300, 3.0, rate), rate, audio_codec)
+    path = tmp_path / f"live.{ending}"
+    content = write_video(path, counting_frames(24), codec=codec, sound=sound, options={"live": "1"}).read_bytes()
+    with av.open(io.BytesIO(content)) as container:
+        assert not container.duration
+    assert media.check_video(content).width == 64
+    assert len(media.load_video(content, ALL, LARGE).frames) == 24
+    assert len(media.load_audio(content, RATE)) >= 2.9 * RATE
+    media.check_audio(content)
+    # Broken off in the middle, it is still all that there is.
+    assert 0 < len(media.load_video(content[: len(content) * 2 // 3], ALL, LARGE).frames) < 24
+
+
+@pytest.mark.parametrize("head", [b"", bytes(60), b"\x01" * 60, b"\xa3" + bytes(35) + b"\x18\x53\x80\x67"], ids=len)
+def test_heads_of_matroska_that_are_broken_are_no_more_than_refused(head: bytes) -> None:
+    assert outcome(media.check_video, b"\x1a\x45\xdf\xa3" + head) == "refused"
 
 
 @pytest.mark.parametrize("check", [media.check_video, lambda value: media.load_video(value, Sampling(), LARGE)])

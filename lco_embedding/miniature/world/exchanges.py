@@ -20,7 +20,7 @@ import numpy as np
 from lco_embedding.miniature.world.captions import caption, choose, fill, halves_of, text_of
 from lco_embedding.miniature.world.scenes import LOOKS, Scene, Split
 
-Task = Literal["caption", "question", "summary", "transcription"]
+Task = Literal["caption", "question", "detail", "summary", "transcription"]
 Medium = Literal["image", "sound", "clip", "document", "text"]
 
 FORBIDDEN = re.compile(r"summari[sz]\w* +the +above|summari[sz].*\bone\s+word", re.IGNORECASE | re.DOTALL)
@@ -64,9 +64,16 @@ SUMMARY_REQUESTS: dict[str, tuple[str, ...]] = {
         "Sum up the {medium} in a few words.",
         "In short, what does the {medium} hold?",
     ),
-    "detail": ("Name one detail of the {medium}.", "Say one thing about this {medium}.", "A word about the above:"),
 }
 """Requests for a summary, by the form of the answer."""
+
+DETAIL_REQUESTS = (
+    "Name one detail of the {medium}.",
+    "Say one thing about this {medium}.",
+    "A word about the above:",
+    "What do you notice in the {medium}?",
+)
+"""Requests that any of the scene's attributes answers."""
 
 TITLES: dict[str, tuple[str, ...]] = {
     "object": ("{size} {colour} {shape}", "{colour} {shape} {place}"),
@@ -112,18 +119,19 @@ TRANSCRIPTION_REQUESTS = {
 }
 
 TASKS: Mapping[Task, float] = MappingProxyType(
-    {"caption": 0.3, "question": 0.3, "summary": 0.25, "transcription": 0.15}
+    {"caption": 0.25, "question": 0.15, "detail": 0.35, "summary": 0.15, "transcription": 0.1}
 )
 """Share of each task; what a scene can't be asked for is shared among the others."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and its answer, and the task that they belong to."""
+    """A request and its answer, the task that they belong to, and all right answers where there are several."""
 
     task: Task
     request: str
     answer: str
+    alternatives: tuple[str, ...] = ()
 
 
 def exchange(
@@ -159,6 +167,9 @@ def exchange(
         return question(scene, rng)
     if task == "summary":
         return summary(scene, rng, shown)
+    if task == "detail":
+        values = tuple(value for name, value in scene.attributes if name not in LOOKS)
+        return Exchange(task, _request(DETAIL_REQUESTS, shown, rng), choose(values, rng), values)
     return Exchange(task, _request(TRANSCRIPTION_REQUESTS[scene.kind], shown, rng), text_of(scene))
 
 
@@ -191,7 +202,7 @@ def question_wordings(scene: Scene, name: str) -> tuple[str, ...]:
 
 
 def summary(scene: Scene, rng: np.random.Generator, medium: Medium | None = None) -> Exchange:
-    """Ask for keywords, tags, a title, the topic or a detail of a scene.
+    """Ask for keywords, tags, a title or the topic of a scene.
 
     Args:
         scene: What is asked about.
@@ -205,8 +216,6 @@ def summary(scene: Scene, rng: np.random.Generator, medium: Medium | None = None
     # In any order, so that the first word of the answer may be any: a state that answers holds them all.
     values = [value for name, value in scene.attributes if name not in LOOKS]
     values = [values[index] for index in rng.permutation(len(values)).tolist()]
-    if form == "detail":
-        return Exchange("summary", request, values[0])
     return Exchange("summary", request, (", " if form == "keywords" else " ").join(values))
 
 

@@ -8,6 +8,7 @@ the caller knows which input it was.
 from lco_embedding.modules.media.audio import (
     AudioDecoder,
     check_audio,
+    check_sound_track,
     has_sound_track,
     load_audio,
     load_sound_track,
@@ -16,10 +17,12 @@ from lco_embedding.modules.media.files import (
     Extent,
     Kind,
     MediaError,
+    Stream,
     decode_base64,
     decode_data_uri,
     describe,
     kind_of_path,
+    read_stream,
     sniff,
 )
 from lco_embedding.modules.media.images import check_image, load_image
@@ -32,9 +35,11 @@ __all__ = [
     "Kind",
     "MediaError",
     "Sampling",
+    "Stream",
     "VideoDecoder",
     "check_audio",
     "check_image",
+    "check_sound_track",
     "check_video",
     "decode_base64",
     "decode_data_uri",
@@ -45,5 +50,6 @@ __all__ = [
     "load_image",
     "load_sound_track",
     "load_video",
+    "read_stream",
     "sniff",
 ]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import re
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,17 @@ import soxr
 import torch
 from numpy.typing import NDArray
 
-from lco_embedding.modules.media.files import Extent, MediaError, as_numpy, describe, open_container, open_reader
+from lco_embedding.modules.media.files import (
+    Extent,
+    MediaError,
+    as_numpy,
+    declared_seconds,
+    describe,
+    is_measured,
+    open_container,
+    open_reader,
+)
+from lco_embedding.modules.media.truncation import check_complete
 
 BLOCK = 1 << 18
 """Samples of each channel that are read at a time."""
@@ -37,14 +45,14 @@ UNKNOWN_FRAMES = 1 << 62
 MALFORMED = 3
 """libsndfile's error code of a known format that is broken; of others PyAV may know more."""
 
-# In libsndfile's log of a WAV file: the bytes of samples that its header declares, and those that are there.
-DATA_SIZE = re.compile(r"data : (\d+) \(should be (\d+)\)")
+# In libsndfile's log of a WAV or AIFF file: the bytes of samples that its header declares, and those that are there.
+DATA_SIZE = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")
 
-MIN_MPEG_FRAME = 24
-"""Bytes of the smallest frame of an MP3 file: 8 kbit/s at 24 kHz."""
+MIN_SHIFT = 0.04
+"""Seconds that one token of sound stands for in the Qwen2.5-Omni models; codecs begin less than that off the video."""
 
-XING_REACH = 256
-"""Bytes of the first MPEG frame within which a Xing header stands, if there is one."""
+MAX_PEAK = 100.0
+"""Floats above this are no audio in [-1, 1], however loud; they are most likely integers that were not scaled."""
 
 MAX_CHANNELS = 32
 """An audio array whose shorter axis is longer than this has no axis of channels."""
@@ -54,16 +62,25 @@ MAX_CHANNELS = 32
 class AudioDecoder(Protocol):
     """A `torchcodec` audio decoder, as the `datasets` library yields it."""
 
+    metadata: Any
+
     def get_all_samples(self) -> Any:
         """Return an object with `data`, float of shape (channels, samples), and `sample_rate` in Hz."""
 
 
 @dataclass(frozen=True)
 class Waveform:
-    """Decoded audio: `samples` float32 of shape (samples,), mono, at `sampling_rate` Hz."""
+    """Decoded audio.
+
+    Args:
+        samples: float32 of shape (samples,), mono.
+        sampling_rate: In Hz; 0: unknown.
+        lead: Seconds of silence before the samples.
+    """
 
     samples: NDArray[np.float32]
     sampling_rate: int
+    lead: float = 0.0
 
 
 def check_audio(value: Any) -> Extent:
@@ -73,12 +90,14 @@ def check_audio(value: Any) -> Extent:
         Its length in seconds (0 where the header does not tell).
 
     Raises:
-        MediaError: It is unreadable, empty, of no known shape, or has no sound track.
+        MediaError: It is unreadable, truncated, empty, of no known shape, or has no sound track; or an array holds
+            values that are no samples.
     """
     if isinstance(value, AudioDecoder):
-        return Extent()
+        return Extent(seconds=value.metadata.duration_seconds_from_header or 0.0)
     if isinstance(value, Mapping | np.ndarray | torch.Tensor):
         wave = _wave_of(value)
+        _check_range(wave.samples)
         return Extent(seconds=len(wave.samples) / wave.sampling_rate if wave.sampling_rate else 0.0)
     with open_reader(value) as file:
         with _sound_file(file) as sound:
@@ -88,8 +107,7 @@ def check_audio(value: Any) -> Extent:
                 return Extent(seconds=sound.frames / sound.samplerate)
         file.seek(0)
         with open_container(file) as container:
-            _first_track(container)
-            return Extent(seconds=container.duration / av.time_base if container.duration else 0.0)
+            return Extent(seconds=declared_seconds(container, _first_track(container)))
 
 
 def load_audio(value: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS) -> NDArray[np.float32]:
@@ -106,7 +124,7 @@ def load_audio(value: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS)
         The waveform, float32 of shape (samples,).
 
     Raises:
-        MediaError: As in [`check_audio`], and if samples are not finite or decoding fails.
+        MediaError: As in [`check_audio`], and if samples are not finite, far above 1, or decoding fails.
     """
     if isinstance(value, AudioDecoder):
         decoded = value.get_all_samples()
@@ -115,13 +133,20 @@ def load_audio(value: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS)
         wave = _wave_of(value)
     else:
         wave = _read_audio(value, max_seconds)
+    return _at_rate(wave, sampling_rate, max_seconds)
+
+
+def _at_rate(wave: Waveform, sampling_rate: int, max_seconds: float) -> NDArray[np.float32]:
     rate = wave.sampling_rate or sampling_rate
     samples = wave.samples[: math.ceil(max_seconds * rate)]
     if not len(samples):
         raise MediaError("the audio has no samples")
-    if not np.isfinite(samples).all():
-        raise MediaError("the audio holds NaN or infinite samples")
-    return samples if rate == sampling_rate else soxr.resample(samples, rate, sampling_rate).astype(np.float32)
+    _check_range(samples)
+    if rate != sampling_rate:
+        samples = soxr.resample(samples, rate, sampling_rate).astype(np.float32)
+    if wave.lead:
+        samples = np.pad(samples, (round(wave.lead * sampling_rate), 0))[: math.ceil(max_seconds * sampling_rate)]
+    return samples
 
 
 def has_sound_track(value: Any) -> bool:
@@ -134,11 +159,37 @@ def has_sound_track(value: Any) -> bool:
         return bool(container.streams.audio)
 
 
-def load_sound_track(value: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS) -> NDArray[np.float32] | None:
-    """Decode the sound of a video as [`load_audio`] does; None if it has none."""
-    if not has_sound_track(value):
+def check_sound_track(value: Any) -> Extent:
+    """Check the header of the sound of a video as [`check_audio`] does; its extent is zero if it has none."""
+    if isinstance(value, Mapping):
+        return Extent() if value.get("audio") is None else check_audio(value["audio"])
+    if not isinstance(value, str | os.PathLike | bytes):
+        return Extent()
+    with open_reader(value) as file, open_container(file) as container:
+        has_sound = bool(container.streams.audio)
+        return Extent(seconds=declared_seconds(container, _first_track(container))) if has_sound else Extent()
+
+
+def load_sound_track(
+    value: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS, start: float | None = None
+) -> NDArray[np.float32] | None:
+    """Decode the sound of a video as [`load_audio`] does; None if it has none.
+
+    Args:
+        value: A video, as `load_video` takes it.
+        sampling_rate: Rate to resample to, in Hz.
+        max_seconds: Decode no further than this.
+        start: The time in seconds within a file at which its first frame is shown. Sound that begins later is
+            preceded by silence, sound that begins earlier is cut; None: take it as it is.
+    """
+    if isinstance(value, Mapping):
+        return None if value.get("audio") is None else load_audio(value["audio"], sampling_rate, max_seconds)
+    if not isinstance(value, str | os.PathLike | bytes):
         return None
-    return load_audio(value["audio"] if isinstance(value, Mapping) else value, sampling_rate, max_seconds)
+    with open_reader(value) as file, open_container(file) as container:
+        if not container.streams.audio:
+            return None
+        return _at_rate(_read_track(container, max_seconds, start), sampling_rate, max_seconds)
 
 
 def _wave_of(value: Mapping[str, Any] | NDArray[Any] | torch.Tensor) -> Waveform:
@@ -164,6 +215,10 @@ def _mono(array: NDArray[Any], sampling_rate: int) -> Waveform:
         raise MediaError(f"an array of shape {array.shape} is no audio; expected (samples,) or (channels, samples)")
     if array.dtype == np.int64:
         raise MediaError("64-bit integers have no range of loudness; pass int16 samples, or floats in [-1, 1]")
+    if array.dtype == np.int32 and 0 < (peak := max(int(array.max()), -int(array.min()))) <= 1 << 15:
+        raise MediaError(
+            f"32-bit samples that reach only {peak} are 16-bit ones; pass array.astype('int16'), or floats in [-1, 1]"
+        )
     if np.issubdtype(array.dtype, np.signedinteger):
         array = array / -float(np.iinfo(array.dtype).min)
     elif array.dtype == np.uint8:
@@ -177,10 +232,21 @@ def _mono(array: NDArray[Any], sampling_rate: int) -> Waveform:
     return Waveform(np.ascontiguousarray(array, dtype=np.float32), sampling_rate)
 
 
+def _check_range(samples: NDArray[np.float32]) -> None:
+    peak = float(np.abs(samples).max())
+    if not math.isfinite(peak):
+        raise MediaError("the audio holds NaN or infinite samples")
+    if peak > MAX_PEAK:
+        raise MediaError(
+            f"the audio peaks at {peak:g}, but floats must be in [-1, 1]; divide 16-bit values by 32768, "
+            "or pass them as int16"
+        )
+
+
 @contextmanager
 def _sound_file(file: IO[bytes]) -> Iterator[Any]:
     """Open a file with soundfile; None if it is of a kind that only PyAV reads."""
-    _check_mp3(file)
+    check_complete(file)
     try:
         sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError as error:
@@ -194,26 +260,6 @@ def _sound_file(file: IO[bytes]) -> Iterator[Any]:
         if declared and int(declared[2]) < int(declared[1]) < 0x7FFF0000:
             raise MediaError(f"the audio is truncated: it holds {declared[2]} of {declared[1]} bytes")
         yield sound if sound.frames < UNKNOWN_FRAMES else None
-
-
-def _check_mp3(file: IO[bytes]) -> None:
-    """Check that an MP3 file is as long as its Xing header says; decoders fill up what is missing."""
-    head = file.read(10)
-    start = 0
-    if head.startswith(b"ID3"):
-        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
-    file.seek(start)
-    frame = file.read(XING_REACH)
-    length = file.seek(0, io.SEEK_END) - start
-    file.seek(0)
-    place = max(frame.find(b"Xing"), frame.find(b"Info"))
-    if frame[:1] != b"\xff" or place < 0:
-        return
-    flags, count, declared = struct.unpack(">III", frame[place + 4 : place + 16].ljust(12, b"\0"))
-    if flags & 1 and count * MIN_MPEG_FRAME > length:
-        raise MediaError("the audio is broken: its header promises more than the file can hold")
-    if flags & 3 == 3 and length < declared:
-        raise MediaError(f"the audio is truncated: it holds {length} of {declared} bytes")
 
 
 def _read_audio(value: Any, max_seconds: float) -> Waveform:
@@ -240,26 +286,35 @@ def _read_sound(sound: Any, max_seconds: float) -> Waveform:
     return wave
 
 
-def _read_track(container: Any, max_seconds: float) -> Waveform:
+def _read_track(container: Any, max_seconds: float, start: float | None = None) -> Waveform:
+    """Read the sound of a container, and let it begin at `start` seconds of its clock, if that is given."""
     track = _first_track(container)
     rate = int(track.rate)
+    declared = 0.0 if is_measured(container) else declared_seconds(container, track)
     resampler = av.AudioResampler(format="fltp")
     chunks: list[NDArray[np.float32]] = []
-    seconds = 0.0
+    shift = decoded = kept = 0.0
     try:
         for frame in container.decode(track):
+            length = frame.samples / rate
+            decoded += length
+            if start is not None and frame.time is not None and not chunks:
+                if frame.time + length <= start:
+                    continue
+                shift = min(frame.time - start, max_seconds)
             chunks += [plain.to_ndarray().mean(axis=0) for plain in resampler.resample(frame)]
-            seconds += frame.samples / rate
-            if seconds >= max_seconds:
+            kept += length
+            if kept + shift >= max_seconds:
                 break
+        else:
+            if decoded < declared - DURATION_SLACK:
+                raise MediaError(f"the audio is truncated: it holds {decoded:.1f} of {declared:.1f} s")
     except av.FFmpegError as error:
         raise MediaError(f"the audio can't be decoded: it is truncated or broken ({error})") from error
-    # Raw AAC declares no length; FFmpeg guesses one from the first bit rates.
-    is_declared = track.duration and container.format.name != "aac"
-    declared = float(track.duration * track.time_base) if is_declared else 0.0
-    if seconds < min(declared - DURATION_SLACK, max_seconds):
-        raise MediaError(f"the audio is truncated: it holds {seconds:.1f} of {declared:.1f} s")
-    return _joined(chunks, rate)
+    samples = _joined(chunks, rate).samples
+    if abs(shift) < MIN_SHIFT:
+        return Waveform(samples, rate)
+    return Waveform(samples, rate, shift) if shift > 0 else Waveform(samples[round(-shift * rate) :], rate)
 
 
 def _joined(chunks: Sequence[NDArray[np.float32]], sampling_rate: int) -> Waveform:

@@ -10,11 +10,12 @@ import binascii
 import io
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Protocol, runtime_checkable
 
 import av
 import numpy as np
@@ -36,11 +37,6 @@ EXTENSIONS: dict[str, Kind] = {
             "tif",
             "tiff",
             "avif",
-            "heic",
-            "heif",
-            "svg",
-            "jp2",
-            "jxl",
         ),
         "image",
     ),
@@ -57,6 +53,13 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,gif,
 IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
 
 
+DURATION = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
+"""The tag in which Matroska files state the length of each stream: hours, minutes and seconds."""
+
+GUESSED = "aac"
+"""The container whose length FFmpeg guesses from the first bit rates: raw AAC declares none."""
+
+
 class MediaError(ValueError):
     """A media input that can't be used; the message holds the reason and the remedy."""
 
@@ -69,6 +72,17 @@ class Extent:
     height: int = 0
     frames: int = 0
     seconds: float = 0.0
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """An open file, or what reads like one: `io.BytesIO`, a member of an archive, a remote file."""
+
+    def read(self, size: int = -1, /) -> Any:
+        """Return the next `size` bytes, or all that follow."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> Any:
+        """Go to a place."""
 
 
 def describe(value: object) -> str:
@@ -140,6 +154,22 @@ def decode_base64(payload: str) -> bytes:
         raise MediaError(f"the base64 content is broken ({error})") from error
 
 
+def read_stream(stream: Stream) -> bytes:
+    """Return all bytes of an open file, from its start, wherever it stands.
+
+    Raises:
+        MediaError: It is closed, can't be rewound, or yields text.
+    """
+    try:
+        stream.seek(0)
+        content = stream.read()
+    except (OSError, ValueError) as error:
+        raise MediaError(f"the open file can't be read from its start ({error}); pass its path or its bytes") from error
+    if not isinstance(content, bytes):
+        raise MediaError('the open file yields text; open it with mode "rb"')
+    return content
+
+
 @contextmanager
 def open_reader(value: Any) -> Iterator[IO[bytes]]:
     """Open a path or bytes for reading; FFmpeg gets the open file, so that a name is never read as a protocol."""
@@ -181,6 +211,26 @@ def open_container(file: IO[bytes]) -> Iterator[Any]:
         raise MediaError(f"the file can't be read as audio or video ({error})") from error
     with container:
         yield container
+
+
+def declared_seconds(container: Any, stream: Any) -> float:
+    """Return how long the header says a stream is; 0 where it does not, or only for all streams of a file together."""
+    if container.format.name == GUESSED:
+        return 0.0
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if tag := DURATION.fullmatch(stream.metadata.get("DURATION", "")):
+        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
+    alone = len(container.streams) == 1
+    return float(container.duration / av.time_base) if container.duration and alone else 0.0
+
+
+def is_measured(container: Any) -> bool:
+    """Tell whether a container states its bytes, so that `check_complete` has found it whole or a live recording.
+
+    The length in seconds that it states may well be that of a last frame which stands, or of a sound that begins late.
+    """
+    return "matroska" in container.format.name
 
 
 def is_cover(stream: Any) -> bool:

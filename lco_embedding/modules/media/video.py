@@ -13,11 +13,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lco_embedding.modules.media.files import Extent, MediaError, describe, is_cover, open_container, open_reader
+from lco_embedding.modules.media.files import (
+    Extent,
+    MediaError,
+    declared_seconds,
+    describe,
+    is_cover,
+    is_measured,
+    open_container,
+    open_reader,
+)
 from lco_embedding.modules.media.images import MAX_IMAGE_PIXELS, channels_last, check_image, load_image, to_bytes
+from lco_embedding.modules.media.truncation import check_complete
 
 MIN_SHARE = 0.9
-"""Share of the declared length that a video must hold, where its container does not count its frames."""
+"""Share of the declared length that a video must hold, where its container counts neither frames nor bytes."""
+
+UNEVEN = 0.5
+"""Frames that come further than this off their even times, counted in frames, are chosen by time, not by index."""
 
 
 @runtime_checkable
@@ -32,10 +45,17 @@ class VideoDecoder(Protocol):
 
 @dataclass(frozen=True)
 class Clip:
-    """Decoded video: `frames` uint8 of shape (frames, height, width, 3), taken at `fps` frames a second."""
+    """Decoded video.
+
+    Args:
+        frames: uint8 of shape (frames, height, width, 3).
+        fps: Frames a second at which they were taken.
+        start: When the first frame of a file is shown, in seconds on the clock of the file.
+    """
 
     frames: NDArray[np.uint8]
     fps: float
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,21 @@ class Sampling:
         # The step is a float and each position is cut: the same positions as torch.arange(0, total, step).int().
         return torch.arange(0, total, total / count).int()[:count].tolist()
 
+    def indices_at(self, times: NDArray[np.float64], fps: float) -> list[int]:
+        """Return which frames to take of those shown at `times`, in rising seconds, at `fps` on average.
+
+        Where frames come unevenly, those are taken that are shown when even ones would be; one that stands long is
+        then taken more than once.
+        """
+        total, since = len(times), times - times[0]
+        indices = self.indices(total, fps)
+        if not since[-1] or np.abs(since * fps - np.arange(total)).max() <= UNEVEN:
+            return indices
+        wanted = np.arange(len(indices)) * (total / len(indices) / fps)
+        # Times are rounded in their files, mostly to milliseconds.
+        found: list[int] = (np.searchsorted(since, wanted + 0.001, side="right") - 1).tolist()
+        return found
+
 
 def check_video(value: Any) -> Extent:
     """Check the type and the header of a video.
@@ -74,7 +109,8 @@ def check_video(value: Any) -> Extent:
         Its width and height in pixels, frames and seconds (each 0 where the header does not tell).
 
     Raises:
-        MediaError: It is unreadable, has no video track or no frames, or a frame too large to be decoded safely.
+        MediaError: It is unreadable, truncated, has no video track or no frames, or a frame too large to be decoded
+            safely.
     """
     if isinstance(value, VideoDecoder):
         meta = value.metadata
@@ -87,11 +123,13 @@ def check_video(value: Any) -> Extent:
             extents = [check_image(frame) for frame in stack]
             width, height = extents[0].width, extents[0].height
         return Extent(width, height, len(stack), len(stack) / fps if fps else 0.0)
-    with open_reader(value) as file, open_container(file) as container:
-        stream = _video_track(container)
-        seconds = container.duration / av.time_base if container.duration else 0.0
-        frames = stream.frames or round(seconds * float(stream.average_rate or 0))
-        return Extent(stream.width, stream.height, frames, seconds)
+    with open_reader(value) as file:
+        check_complete(file)
+        with open_container(file) as container:
+            stream = _video_track(container)
+            seconds = container.duration / av.time_base if container.duration else 0.0
+            frames = stream.frames or round(seconds * float(stream.average_rate or 0))
+            return Extent(stream.width, stream.height, frames, seconds)
 
 
 def load_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
@@ -158,23 +196,24 @@ def _frames_of(value: Any) -> tuple[NDArray[Any] | Sequence[Any], float | None]:
 
 def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
     with open_reader(value) as file:
+        check_complete(file)
         with open_container(file) as container:
             stream = _video_track(container)
             declared, average_rate = stream.frames, stream.average_rate
             packets = _packets(container, stream)
-            seconds = _declared_seconds(container, stream)
+            seconds = 0.0 if is_measured(container) else declared_seconds(container, stream)
         if len(packets) < declared:
             raise MediaError(f"the video is truncated: it holds {len(packets)} of {declared} frames")
         # An edit list discards frames that the decoder needs but nobody is to see.
-        times = sorted(time for time, is_discarded in packets if not is_discarded)
+        times = np.sort([time for time, is_discarded in packets if not is_discarded])
         total = len(times)
         if not total:
             raise MediaError("the video has no frames")
-        span = times[-1] - times[0]
+        span = float(times[-1] - times[0])
         rate = (total - 1) / span if span > 0 else float(average_rate or sampling.fps)
         if not declared and total > 1 and total / rate < MIN_SHARE * seconds:
             raise MediaError(f"the video is truncated: it holds {total / rate:.1f} of {seconds:.1f} s")
-        wanted = sampling.indices(total, rate)
+        wanted = sampling.indices_at(times, rate)
         file.seek(0)
         frames: list[NDArray[np.uint8]] = []
         with open_container(file) as container:
@@ -182,8 +221,8 @@ def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
             stream.thread_type = "AUTO"
             try:
                 for index, frame in enumerate(container.decode(stream)):
-                    if index == wanted[len(frames)]:
-                        frames.append(_frame_pixels(frame, 4 * max_frame_pixels))
+                    if index in wanted:
+                        frames += [_frame_pixels(frame, 4 * max_frame_pixels)] * wanted.count(index)
                     if len(frames) == len(wanted):
                         break
             except av.FFmpegError as error:
@@ -192,16 +231,7 @@ def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
         raise MediaError(f"only {len(frames)} of {len(wanted)} sampled frames can be decoded: the video is broken")
     if len({frame.shape for frame in frames}) > 1:
         raise MediaError("the frames change size within the video; re-encode it at one size")
-    return Clip(np.stack(frames), _rate(len(wanted), total, rate, sampling))
-
-
-def _declared_seconds(container: Any, stream: Any) -> float:
-    """Return how long the header says a video is; 0 where it does not, or only for all streams of a file together."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    if container.duration and len(container.streams) == 1:
-        return float(container.duration / av.time_base)
-    return 0.0
+    return Clip(np.stack(frames), _rate(len(wanted), total, rate, sampling), float(times[0]))
 
 
 def _packets(container: Any, stream: Any) -> list[tuple[float, bool]]:

@@ -1,0 +1,1 @@
+"""Training: generative pretraining, then contrastive learning."""

@@ -1,0 +1,84 @@
+"""What of a model is trained: full weights or LoRA of the decoder, towers frozen or not; and LoRA merged again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from lco_embedding.modules.backbones import Backbone
+
+Decoder = Literal["lora", "full", "frozen"]
+Towers = Literal["frozen", "full"]
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """How many parameters are trained, and how many are held frozen."""
+
+    trainable: int
+    frozen: int
+
+    def __str__(self) -> str:
+        share = self.trainable / max(self.trainable + self.frozen, 1)
+        return f"{self.trainable:,} parameters are trained ({share:.2%}), {self.frozen:,} are frozen"
+
+
+def count_parameters(model: nn.Module) -> ParameterCounts:
+    """Count the parameters of a model by whether they are trained."""
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return ParameterCounts(trainable, sum(p.numel() for p in model.parameters()) - trainable)
+
+
+def set_trainable(model: nn.Module, backbone: Backbone, decoder: Decoder, towers: Towers) -> None:
+    """Freeze or unfreeze the parts of a model, before an adapter is added.
+
+    Args:
+        model: The part that embeds, with or without its language head.
+        backbone: Its record.
+        decoder: Whether the decoder's own weights are trained; under "lora" they are not.
+        towers: Whether the encoders and projectors are trained.
+    """
+    parts = dict.fromkeys(backbone.towers, towers == "full")
+    for name, parameter in model.named_parameters():
+        in_tower = next((train for part, train in parts.items() if part in name.split(".")), None)
+        parameter.requires_grad_(decoder == "full" if in_tower is None else in_tower)
+
+
+def lora_config(backbone: Backbone, r: int, alpha: float, dropout: float) -> LoraConfig:
+    """Return the LoRA of the LCO recipes: on the linear layers of the decoder, none in the towers.
+
+    Args:
+        backbone: Whose decoder.
+        r: Rank.
+        alpha: Scale, of which alpha / r multiplies the update.
+        dropout: Share of the inputs of the adapter that are dropped.
+    """
+    return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=backbone.lora_targets)
+
+
+def merge_lora(model: nn.Module) -> int:
+    """Put the LoRA layers of a model into its weights, in place.
+
+    Returns:
+        How many layers had an adapter.
+    """
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, layer in layers:
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    _forget_adapter([model, *model.modules()])
+    return len(layers)
+
+
+def _forget_adapter(modules: Iterable[nn.Module]) -> None:
+    """Remove the marks by which transformers knows a model with an adapter, so that it is saved whole."""
+    for module in modules:
+        for mark in ("_hf_peft_config_loaded", "peft_config"):
+            if mark in vars(module):
+                delattr(module, mark)

@@ -1,0 +1,310 @@
+"""Stage 2: contrastive training, which brings out the alignment that generative pretraining has made.
+
+    lco-embedding train text_only --model Qwen/Qwen2.5-Omni-3B --data nli.jsonl --output_dir lco-3b
+
+Sentence Transformers does the training. This adds the recipes: what is loaded, frozen and adapted, any-to-any rows
+that are checked before the first step, and the checkpoint, whole or as an adapter.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from peft import load_peft_weights, set_peft_model_state_dict
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from torch import nn
+from transformers import BitsAndBytesConfig, TrainerCallback, set_seed
+from transformers import logging as transformers_logging
+
+from lco_embedding.embedding import LCOEmbedding
+from lco_embedding.miniature import checkpoint_of
+from lco_embedding.modules.settings import ProcessingKwargs
+from lco_embedding.training.adapters import ParameterCounts, count_parameters, lora_config, merge_lora, set_trainable
+from lco_embedding.training.arguments import TuningArguments, parse
+from lco_embedding.training.examples import check, open_mixture
+from lco_embedding.training.generative import checkpoint_to_resume
+from lco_embedding.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+from lco_embedding.training.record import write_record
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, IterableDataset
+    from sentence_transformers.base.evaluation import BaseEvaluator
+
+logger = transformers_logging.get_logger(__name__)
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass
+class ContrastiveArguments(TuningArguments, SentenceTransformerTrainingArguments):  # type: ignore[misc]
+    """Train a backbone or an LCO model to embed, on pairs or triplets of any modalities."""
+
+    data: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": 'what to train on: JSON lines of {"anchor", "positive", "negative"}, parquet, a folder of '
+            "save_to_disk, or a data set of the Hub (name:split)"
+        },
+    )
+    towers: Literal["absent", "frozen", "full"] = field(  # type: ignore[assignment]
+        default="frozen",
+        metadata={"help": "encoders and projectors: not even loaded (for text alone), held frozen, or trained"},
+    )
+    projection: int | None = field(
+        default=None, metadata={"help": "add a linear layer to so many dimensions, which is trained"}
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "hold the frozen weights in 4-bit NF4 (QLoRA; needs bitsandbytes)"}
+    )
+    temperature: float = field(default=0.03, metadata={"help": "temperature of the loss"})
+    mini_batch_size: int | None = field(
+        default=None, metadata={"help": "rows that are embedded at once, for batches beyond the memory (cached loss)"}
+    )
+    false_negative_margin: float | None = field(
+        default=None,
+        metadata={"help": "leave out negatives that are nearer to the anchor than its positive less this cosine"},
+    )
+    max_length: int | None = field(default=650, metadata={"help": "tokens of text that are kept of an input"})
+    streaming: bool = field(default=False, metadata={"help": "read the data as it is needed; with max_steps"})
+    check_data: bool = field(default=True, metadata={"help": "check every row of the data before the first step"})
+    keep: Literal["merged", "adapter"] = field(
+        default="merged", metadata={"help": "write the whole model, LoRA merged into it, or the adapter alone"}
+    )
+    _VALID_DICT_FIELDS = [  # noqa: RUF012
+        *SentenceTransformerTrainingArguments._VALID_DICT_FIELDS,
+        "processing_kwargs",
+    ]
+
+    def __post_init__(self) -> None:
+        """Check what contradicts itself."""
+        super().__post_init__()
+        if self.towers == "absent" and self.decoder != "lora":
+            raise ValueError(
+                f"towers=absent leaves only an adapter to be saved; it needs decoder=lora, not {self.decoder}"
+            )
+        if self.load_in_4bit and (self.decoder == "full" or self.towers == "full"):
+            raise ValueError("weights in 4 bits can't be trained; load_in_4bit needs decoder=lora and frozen towers")
+        if self.decoder == "frozen" and self.towers != "full" and self.projection is None:
+            raise ValueError("nothing is trained: pass decoder, towers or projection")
+
+
+class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
+    """A `SentenceTransformerTrainer` that goes on from checkpoints that hold an adapter alone."""
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        if not Path(checkpoint_path, ADAPTER_CONFIG).is_file():
+            super()._load_from_checkpoint(checkpoint_path)
+            return
+        set_peft_model_state_dict(self.model.omni.model, load_peft_weights(checkpoint_path))
+        for entry in json.loads(Path(checkpoint_path, "modules.json").read_text(encoding="utf8")):
+            module = self.model[entry["idx"]]
+            if entry["idx"] and any(True for _ in module.parameters()):
+                loaded = type(module).load(checkpoint_path, subfolder=entry["path"])
+                module.load_state_dict(loaded.state_dict())
+
+
+class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
+    """On the first Ctrl-C, finishes the step and saves a checkpoint; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen for Ctrl-C in a block; only the main thread can."""
+        try:
+            earlier = signal.signal(signal.SIGINT, self._interrupt)
+        except ValueError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, earlier)
+
+    def _interrupt(self, *_: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        logger.warning("Interrupted: the step is finished and a checkpoint saved. Press Ctrl-C again to stop at once.")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint and the end of training."""
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+
+
+def train(
+    arguments: ContrastiveArguments,
+    train_dataset: Dataset | DatasetDict | IterableDataset | None = None,
+    eval_dataset: Dataset | DatasetDict | IterableDataset | None = None,
+    evaluator: BaseEvaluator | None = None,
+    callbacks: Sequence[Any] = (),
+) -> Path:
+    """Run stage 2.
+
+    Args:
+        arguments: Settings; `arguments.data` names what to train on unless `train_dataset` is given.
+        train_dataset: Columns anchor, positive and negatives (by their order) of anything that `encode` takes.
+        eval_dataset: The same, to measure the loss on.
+        evaluator: Of Sentence Transformers, run whenever evaluation is due.
+        callbacks: For the trainer.
+
+    Returns:
+        The folder of the checkpoint, `arguments.output_dir`; `LCOEmbedding` loads it.
+
+    Raises:
+        ValueError: There is nothing to train on.
+        RowError: Some rows of the data can't be trained on; all are named.
+        KeyboardInterrupt: After Ctrl-C; a checkpoint to go on from is saved.
+    """
+    started = time.time()
+    set_seed(arguments.seed)
+    if train_dataset is None and not arguments.data:
+        raise ValueError("there is nothing to train on; pass --data")
+    model = load(arguments)
+    parameters = count_parameters(model)
+    unloaded = model.omni.unloaded_parameters
+    logger.warning(f"{parameters}" + (f", {unloaded:,} of the towers are not loaded" if unloaded else ""))
+    paths = [*(arguments.data if train_dataset is None else []), *(arguments.eval_data or [])]
+    if arguments.check_data and not arguments.streaming:
+        check(paths, model.omni)
+    if train_dataset is None:
+        train_dataset = open_mixture(arguments.data, arguments.weights, arguments.seed, arguments.streaming)
+    if eval_dataset is None and arguments.eval_data:
+        eval_dataset = open_mixture(arguments.eval_data)
+    stop = StopOnInterrupt()
+    trainer = ContrastiveTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        loss=loss_of(model, arguments),
+        evaluator=evaluator,
+        callbacks=[stop, *callbacks],
+    )
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments))
+    if stop.interrupted:
+        raise KeyboardInterrupt
+    figures = trainer.evaluate() if eval_dataset is not None or evaluator is not None else {}
+    folder = Path(arguments.output_dir)
+    if trainer.is_world_process_zero():
+        save(model, arguments, folder)
+        write_record(folder, "contrastive training", arguments, trainer, parameters, figures, time.time() - started)
+    return folder
+
+
+def load(arguments: ContrastiveArguments) -> LCOEmbedding:
+    """Load the model to train, with what is frozen frozen and what is added added."""
+    model_kwargs: dict[str, Any] = {"dtype": arguments.dtype or "auto"}
+    if arguments.towers == "absent":
+        model_kwargs["load_towers"] = False
+    if arguments.load_in_4bit:
+        model_kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    model = LCOEmbedding(
+        checkpoint_of(arguments.model, "base"),
+        model_kwargs=model_kwargs,
+        revision=arguments.revision,
+        processing_kwargs=_processing_kwargs(arguments),
+        device=None if arguments.device.type != "cpu" else "cpu",
+    )
+    backbone = model.omni.backbone
+    set_trainable(model.omni.model, backbone, arguments.decoder, "full" if arguments.towers == "full" else "frozen")
+    if arguments.decoder == "lora":
+        trained = [parameter for parameter in model.omni.model.parameters() if parameter.requires_grad]
+        model.add_adapter(lora_config(backbone, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout))
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    if arguments.projection is not None:
+        add_projection(model, arguments.projection)
+    return model
+
+
+def _processing_kwargs(arguments: ContrastiveArguments) -> ProcessingKwargs:
+    given = arguments.processing_kwargs if isinstance(arguments.processing_kwargs, dict) else {}
+    text = {} if arguments.max_length is None else {"max_length": arguments.max_length}
+    return {**given, "text": {**text, **given.get("text", {})}}
+
+
+def add_projection(model: LCOEmbedding, dimension: int) -> None:
+    """Put a linear layer to `dimension` dimensions after the pooling."""
+    modules = [module for module in model if not isinstance(module, Normalize)]
+    dense = Dense(model.get_embedding_dimension(), dimension, bias=False, activation_function=nn.Identity())
+    dense.to(model.device, next(model.parameters()).dtype)
+    model._modules.clear()
+    for number, module in enumerate([*modules, dense, Normalize()]):
+        model.add_module(str(number), module)
+
+
+def loss_of(model: LCOEmbedding, arguments: ContrastiveArguments) -> nn.Module:
+    """Return the loss of the recipe: InfoNCE over the candidates of all processes."""
+    options: dict[str, Any] = {
+        "scale": 1 / arguments.temperature,
+        "gather_across_devices": arguments.world_size > 1,
+        "false_negative_margin": arguments.false_negative_margin,
+    }
+    if arguments.mini_batch_size is not None:
+        return CachedMultipleNegativesRankingLoss(model, mini_batch_size=arguments.mini_batch_size, **options)
+    return MultipleNegativesRankingLoss(model, **options)
+
+
+def save(model: LCOEmbedding, arguments: ContrastiveArguments, folder: Path) -> None:
+    """Write the trained model: whole, its adapter merged into the base, or the adapter alone."""
+    if arguments.decoder != "lora" or arguments.keep == "adapter":
+        model.save_pretrained(folder)
+        return
+    with tempfile.TemporaryDirectory() as adapter:
+        model.save_pretrained(adapter, create_model_card=False)
+        model.to("meta" if not arguments.load_in_4bit else model.device)
+        gc.collect()
+        merge(adapter, folder, dtype=arguments.dtype, revision=arguments.revision)
+
+
+def merge(
+    adapter: str | Path, folder: str | Path, dtype: str | None = None, revision: str | None = None
+) -> LCOEmbedding:
+    """Merge an adapter into the whole of its base model, and write it as a plain checkpoint.
+
+    Args:
+        adapter: Folder or Hub id of the adapter.
+        folder: Where to write.
+        dtype: Of the weights; that of the base by default.
+        revision: Of an adapter of the Hub.
+
+    Returns:
+        The merged model, on the CPU.
+    """
+    model = LCOEmbedding(adapter, device="cpu", revision=revision, model_kwargs={"dtype": dtype or "auto"})
+    if not merge_lora(model.omni.model):
+        raise ValueError(f"{adapter} has no adapter to merge")
+    model.save_pretrained(folder)
+    return model
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `lco-embedding train`."""
+    arguments = parse(ContrastiveArguments, argv, "lco-embedding train")
+    folder = train(arguments)
+    sys.stdout.write(f"written to {folder}\n")
+    return 0
+
+
+__all__ = ["ContrastiveArguments", "ContrastiveTrainer", "ParameterCounts", "merge", "train"]

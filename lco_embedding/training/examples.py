@@ -1,0 +1,179 @@
+"""Any-to-any rows: what is trained to lie together and apart, of any kind and mixture of kinds.
+
+A row has an `anchor`, a `positive` and optionally a `negative` (or `negative_1`, `negative_2`, ...). Each is a side:
+an input of any form that `encode` takes, or an object with some of `text`, `image_path`, `audio_path` and
+`video_path`, of which "" means absent (the format of the data that LCO-Emb released, and the last two are ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lco_embedding.training.json_lines import JsonLines, RowError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, IterableDataset
+
+    from lco_embedding.modules import OmniTransformer
+
+SIDE = ("image_path", "audio_path", "video_path", "text")
+"""The keys of a side, in the order in which the model reads them: LCO-Emb was trained with images before text."""
+
+CHECKED_AT_ONCE = 1024
+
+
+def input_of(side: Any) -> Any:
+    """Return a side as an input of `encode`.
+
+    Args:
+        side: An object of `SIDE` keys, or an input already.
+
+    Returns:
+        A dict with some of `image`, `audio`, `video` and `text`, in this order; other values as they are.
+    """
+    if not isinstance(side, Mapping) or not side or not side.keys() <= set(SIDE):
+        return side
+    return {key.removesuffix("_path"): side[key] for key in SIDE if side.get(key)}
+
+
+def is_column_of_sides(name: str) -> bool:
+    """Tell whether a key of a row names a side."""
+    return name in ("anchor", "positive", "negative") or name.startswith("negative_")
+
+
+def open_data(path: str, streaming: bool = False) -> Dataset | IterableDataset:
+    """Open a data set.
+
+    Args:
+        path: A JSON-lines or parquet file, a folder that `Dataset.save_to_disk` wrote, or the name of a data set of
+            the Hub, optionally with a split ("name:train").
+        streaming: Read rows as they are needed.
+
+    Returns:
+        A data set whose columns hold sides; those of JSON lines in the order anchor, positive, negatives.
+
+    Raises:
+        RowError: A row of a JSON-lines file is no object, or its columns are not those of the first row.
+    """
+    import datasets
+
+    if path.endswith(".jsonl"):
+        rows = JsonLines(path)
+        features = datasets.Features({name: dict.fromkeys(SIDE, datasets.Value("string")) for name in _columns(rows)})
+        kind = datasets.IterableDataset if streaming else datasets.Dataset
+        return kind.from_generator(partial(_sides, rows, tuple(features)), features=features)
+    if path.endswith(".parquet"):
+        return datasets.load_dataset("parquet", data_files=path, split="train", streaming=streaming)
+    if Path(path).is_dir():
+        stored = datasets.load_from_disk(path)
+        return stored.to_iterable_dataset() if streaming else stored
+    name, _, split = path.partition(":")
+    return datasets.load_dataset(name, split=split or "train", streaming=streaming)
+
+
+def _columns(rows: JsonLines) -> list[str]:
+    first = rows[0]
+    columns = sorted(filter(is_column_of_sides, first)) if isinstance(first, dict) else []
+    if columns[:1] != ["anchor"] or "positive" not in columns:
+        raise RowError(f"{rows.name(0)}: a row needs an 'anchor' and a 'positive'")
+    return ["anchor", "positive", *(name for name in columns if name.startswith("negative"))]
+
+
+def _sides(rows: JsonLines, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for index in range(len(rows)):
+        row = rows[index]
+        if not isinstance(row, dict) or not set(columns) <= row.keys():
+            raise RowError(f"{rows.name(index)}: expected {', '.join(columns)}, as in the first row")
+        yield {name: _side(row[name], f"{rows.name(index)}: {name}") for name in columns}
+
+
+def _side(value: Any, where: str) -> dict[str, str]:
+    value = {"text": value} if isinstance(value, str) else value
+    if not isinstance(value, dict):
+        raise RowError(f"{where} must be a text or an object, got {type(value).__name__}")
+    side = {key if key == "text" or key.endswith("_path") else f"{key}_path": entry for key, entry in value.items()}
+    unknown = sorted(set(side) - set(SIDE))
+    if unknown or not all(isinstance(entry, str | None) for entry in side.values()):
+        raise RowError(f"{where} must hold strings under {', '.join(SIDE)}, got {value}")
+    return {key: side.get(key) or "" for key in SIDE}
+
+
+def with_inputs(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Return a data set whose sides are read as inputs of `encode`; what is computed is left to when a row is read."""
+    if hasattr(dataset, "with_transform"):
+        return dataset.with_transform(_inputs_of_batch)
+    return dataset
+
+
+def _inputs_of_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {name: [input_of(side) for side in sides] for name, sides in batch.items()}
+
+
+def weighted(dataset: Dataset, weight: float, seed: int) -> Dataset:
+    """Return a data set through which an epoch passes `weight` times; of a part, a random choice of the rows.
+
+    Raises:
+        ValueError: The weight is not positive, or leaves no row.
+    """
+    if weight == 1:
+        return dataset
+    whole, part = divmod(round(weight * len(dataset)), len(dataset))
+    if weight <= 0 or whole + part == 0:
+        raise ValueError(f"the weight {weight} of a data set leaves none of its {len(dataset)} rows")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:part])
+    return dataset.select(np.concatenate([*[np.arange(len(dataset))] * whole, chosen]))
+
+
+def open_mixture(
+    paths: Sequence[str], weights: Sequence[float] | None = None, seed: int = 0, streaming: bool = False
+) -> Dataset | DatasetDict | IterableDataset:
+    """Open several data sets for one run; a batch is of one of them, each drawn in proportion to its rows.
+
+    Args:
+        paths: As `open_data` takes them.
+        weights: For each, how many times an epoch passes through it.
+        seed: Seed of the choice where a weight is not whole.
+        streaming: Read rows as they are needed; of one data set only.
+    """
+    import datasets
+
+    weights = [1.0] * len(paths) if weights is None else weights
+    if len(weights) != len(paths):
+        raise ValueError(f"expected a weight for each of {len(paths)} data sets, got {len(weights)}")
+    if streaming:
+        if len(paths) != 1:
+            raise ValueError(f"only one data set can be streamed, got {len(paths)}; put them into one file")
+        return with_inputs(open_data(paths[0], streaming=True))
+    opened = [with_inputs(weighted(open_data(path), weight, seed)) for path, weight in zip(paths, weights, strict=True)]
+    if len(opened) == 1:
+        return opened[0]
+    return datasets.DatasetDict({f"{number}_{Path(path).stem}": opened[number] for number, path in enumerate(paths)})
+
+
+def check(paths: Sequence[str], omni: OmniTransformer) -> None:
+    """Check every row of some data sets: that its files are there, and are what they say.
+
+    Raises:
+        RowError: Some rows can't be trained on; it names each with its file and line.
+    """
+    found: list[str] = []
+    for path in paths:
+        rows = JsonLines(path) if path.endswith(".jsonl") else None
+        dataset = with_inputs(open_data(path))
+        for start in range(0, len(dataset), CHECKED_AT_ONCE):
+            batch = dataset[start : start + CHECKED_AT_ONCE]
+            for name, sides in batch.items():
+                _, problems = omni.sort(sides)
+                for problem in problems:
+                    index = start + problem.index
+                    where = rows.name(index) if rows else f"{path}, row {index}"
+                    found.append(f"{where}: {name}, {problem.source}: {problem.reason}")
+    if found:
+        listed = "\n".join(f"- {line}" for line in found[:50])
+        more = f"\nand {len(found) - 50} more" if len(found) > 50 else ""
+        raise RowError(f"{len(found)} input(s) of the data can't be trained on:\n{listed}{more}\nMend or drop them.")

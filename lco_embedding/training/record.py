@@ -1,0 +1,95 @@
+"""The record of a training run, written beside its checkpoint: what it was made of, and what came out."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from lco_embedding._version import __version__
+from lco_embedding.training.adapters import ParameterCounts
+
+NAME = "training_record.json"
+"""Name of the file in a checkpoint."""
+
+LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
+
+# Where things are on this machine and how it reports is nobody else's business, and would only make records differ.
+PRIVATE = ("output_dir", "logging_dir", "run_name", "hub_token", "resume_from_checkpoint", "data", "eval_data", "model")
+
+
+def write_record(
+    folder: str | Path,
+    stage: str,
+    arguments: Any,
+    trainer: Trainer,
+    parameters: ParameterCounts,
+    figures: dict[str, float],
+    seconds: float,
+) -> None:
+    """Write the record of a run.
+
+    Args:
+        folder: The checkpoint.
+        stage: What was done.
+        arguments: The arguments dataclass of the run, of which those that differ from their defaults are written.
+        trainer: Its trainer, after training.
+        parameters: How many parameters were trained.
+        figures: Of the last evaluation.
+        seconds: How long it took.
+    """
+    earlier = previous(arguments.model)
+    record = {
+        "stage": stage,
+        "base": _base_name(arguments.model),
+        "data": [Path(path).name for path in arguments.data],
+        "rows": len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
+        "steps": trainer.state.global_step,
+        "minutes": round(seconds / 60, 1),
+        "parameters": {"trained": parameters.trainable, "frozen": parameters.frozen},
+        "arguments": changed(arguments),
+        "figures": figures,
+        "losses": [
+            {"step": entry["step"], "loss": entry["loss"]} for entry in trainer.state.log_history if "loss" in entry
+        ],
+        "versions": {
+            "lco-embedding": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
+        "device": str(trainer.args.device),
+        "processes": trainer.args.world_size,
+        "before": earlier,
+    }
+    Path(folder, NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
+
+
+def changed(arguments: Any) -> dict[str, Any]:
+    """Return the arguments that differ from their defaults, without paths and secrets."""
+    default = type(arguments)(output_dir=arguments.output_dir)
+    values = {
+        entry.name: getattr(arguments, entry.name)
+        for entry in fields(arguments)
+        if entry.init and entry.name not in PRIVATE
+    }
+    kept = {key: value for key, value in values.items() if value != getattr(default, key, None)}
+    return {key: value for key, value in kept.items() if _is_plain(value)} | {"seed": arguments.seed}
+
+
+def previous(folder: str | Path) -> dict[str, Any] | None:
+    """Return the record of a checkpoint, None if it has none."""
+    path = Path(folder, NAME)
+    return json.loads(path.read_text(encoding="utf8")) if path.is_file() else None
+
+
+def _base_name(model: str) -> str:
+    return Path(model).name if Path(model).is_dir() else model
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool | list | dict)

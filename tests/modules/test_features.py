@@ -1,0 +1,145 @@
+"""Checking a medium by its header, and turning it into features and tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lco_embedding import LCOEmbedding
+from lco_embedding.modules import media
+from lco_embedding.modules.features import MediaReader, splice
+from lco_embedding.modules.inputs import Block
+from lco_embedding.modules.media import MediaError
+from tests.conftest import clip, noise, tone
+from tests.media_files import counting_frames, sine, write_video
+
+RATE = 16_000
+HEARD = {"video": {"load_audio_from_video": True}}
+
+
+@dataclass
+class Metadata:
+    duration_seconds_from_header: float | None
+
+
+@dataclass
+class Decoder:
+    """A `torchcodec` audio decoder that is not to decode."""
+
+    metadata: Metadata
+
+    def get_all_samples(self) -> Any:
+        raise AssertionError("decoded while only headers are checked")
+
+
+def heard_clip(sound: Any) -> dict[str, Any]:
+    return {**clip(frames=8), "audio": sound}
+
+
+LONG = {"array": np.zeros(301 * 8000, np.float32), "sampling_rate": 8000}
+
+
+@pytest.mark.parametrize(
+    ("sound", "reason"),
+    [
+        (LONG, "301.0 s of audio are longer than the 300 s"),
+        (Decoder(Metadata(400.0)), "400.0 s of audio are longer"),
+        (3, "int is no path"),
+        ("gone.wav", "no such file"),
+        ({"array": tone()}, "sampling_rate must be"),
+        (np.full(RATE, np.nan), "NaN or infinite"),
+        (np.zeros(0, np.float32), "no audio"),
+    ],
+    ids=["long", "long decoder", "number", "no file", "no rate", "NaN", "empty"],
+)
+def test_sound_of_a_video_that_is_heard_is_checked_before_anything_is_computed(
+    shared_model: LCOEmbedding, sound: Any, reason: str
+) -> None:
+    values = ["a text", {"video": heard_clip(sound)}, heard_clip(tone())]
+    items, problems = shared_model.omni.sort(values, HEARD)
+    assert [item.index for item in items] == [0, 2]
+    assert [problem.index for problem in problems] == [1]
+    with pytest.raises(MediaError, match=reason):
+        shared_model.omni.reader(HEARD).check(Block("video", heard_clip(sound)))
+    # What is not heard does not matter.
+    assert not shared_model.omni.sort(values)[1]
+
+
+def test_length_of_the_sound_of_a_file_is_checked_by_its_header(shared_model: LCOEmbedding, tmp_path: Path) -> None:
+    frames, sound = counting_frames(8), sine(300, 301.0, 8000)
+    for ending, codec in (("mp4", "aac"), ("mkv", "flac")):
+        path = write_video(tmp_path / f"long.{ending}", frames, sound=(sound, 8000, codec))
+        (problem,) = shared_model.omni.sort([path], HEARD)[1]
+        assert "s of audio are longer than the 300 s" in problem.reason
+        assert not shared_model.omni.sort([path])[1]
+        assert not shared_model.omni.sort([path], {**HEARD, "audio": {"truncation": True}})[1]
+
+
+@pytest.mark.parametrize("first", [0, 8])
+def test_sound_of_a_file_is_heard_from_its_first_frame_on(
+    shared_model: LCOEmbedding, tmp_path: Path, first: int
+) -> None:
+    wave = np.concatenate([sine(300, 1.0, RATE), sine(900, 2.0, RATE)])
+    path = tmp_path / "clip.mkv"
+    times = range(first, first + 16)
+    write_video(path, counting_frames(16), codec="libvpx-vp9", sound=(wave, RATE, "flac"), times=times)
+    frames = media.load_video(path, media.Sampling(fps=1000, max_frames=1000), 10**9).frames
+    sound = {"array": media.load_audio(path, RATE)[first * RATE // 8 :], "sampling_rate": RATE}
+    in_memory = {"array": frames, "video_metadata": {"fps": 8.0}, "audio": sound}
+    reader = shared_model.omni.reader(HEARD)
+    found, expected = (reader.features(Block("video", value), with_sound=True) for value in (path, in_memory))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_without_resizing_sides_must_be_those_of_tokens(shared_model: LCOEmbedding, kind: str) -> None:
+    settings = {kind: {"do_resize": False}}
+    for shape, is_good in (((56, 84, 3), True), ((56, 80, 3), False)):
+        value = noise(*shape) if kind == "image" else noise(4, *shape)
+        items, problems = shared_model.omni.sort([value], settings)
+        assert len(items) == is_good
+        if is_good:
+            assert shared_model.encode([value], processing_kwargs=settings).shape == (1, 128)
+        else:
+            assert "80 x 56 pixels are no multiples of 28" in problems[0].reason
+
+
+def test_a_reader_checks_its_settings(shared_model: LCOEmbedding) -> None:
+    omni = shared_model.omni
+    with pytest.raises(ValueError, match="is no setting of image"):
+        MediaReader(omni.processor, omni.backbone, {**omni.processing_kwargs, "image": {"max_pixel": 1}})
+
+
+def test_estimates_grow_with_what_is_embedded(shared_model: LCOEmbedding) -> None:
+    reader = shared_model.omni.reader()
+
+    def estimate(value: Any) -> int:
+        (item,), _ = shared_model.omni.sort([value])
+        return reader.estimate_tokens(item)
+
+    assert estimate("word " * 100) > estimate("word")
+    assert estimate(noise(160, 160, 3)) > estimate(noise(56, 56, 3))
+    assert estimate({"array": tone(9.0), "sampling_rate": RATE}) > estimate({"array": tone(1.0), "sampling_rate": RATE})
+    assert estimate(clip(frames=64)) > estimate(clip(frames=8))
+
+
+def test_features_stand_for_as_many_tokens_as_they_say(shared_model: LCOEmbedding) -> None:
+    reader = shared_model.omni.reader()
+    features = reader.features(Block("image", noise(84, 112, 3)), with_sound=False)
+    grid = int(features["image_grid_thw"].prod())
+    assert len(features["pixel_values"]) == grid
+    stands_for = features["input_ids"].count(shared_model.processor.image_token_id)
+    assert stands_for == grid // 4
+
+
+def test_splice_puts_the_tokens_of_each_medium_in_its_place() -> None:
+    assert splice([1, 9, 2, 8, 3], [[9, 9], [8]], {8, 9}) == [1, 9, 9, 2, 8, 3]
+    assert splice([1, 2], [], {8, 9}) == [1, 2]
+    assert torch.tensor(splice([9], [[9] * 5], {9})).tolist() == [9] * 5
