@@ -23,9 +23,10 @@ from transformers import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from lco_embedding.miniature import checkpoint_of
+from lco_embedding.modules.adapters import attach_adapter
 from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.modules.last_token_pooling import LastTokenPooling
-from lco_embedding.modules.media import AudioDecoder, VideoDecoder
+from lco_embedding.modules.media import AudioDecoder, Stream, VideoDecoder
 from lco_embedding.modules.omni_transformer import OmniTransformer
 from lco_embedding.modules.settings import ProcessingKwargs
 
@@ -69,6 +70,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         processing_kwargs: ProcessingKwargs | None = None,
         **kwargs: Any,
     ) -> None:
+        if model_name_or_path is None and not kwargs.get("modules"):
+            raise ValueError("name a folder, a Hub id or modules; LCOEmbedding.miniature() is the model that ships")
         name = os.fspath(model_name_or_path) if model_name_or_path is not None else None
         super().__init__(name, **kwargs)
         if not isinstance(self[0], OmniTransformer):
@@ -162,7 +165,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             raise ValueError(f"the adapter {model_name_or_path} does not name its base model")
         modules, module_kwargs = self._load_modules(base, revision=config.revision, **load_kwargs)
         first = next(iter(modules.values())) if isinstance(modules, OrderedDict) else modules[0]
-        first.model.load_adapter(model_name_or_path, adapter_kwargs=hub)
+        attach_adapter(first.model, model_name_or_path, config, first.backbone.decoder, hub)
         return modules, module_kwargs
 
     def save(self, path: str | os.PathLike[str], *args: Any, custom_modules: bool = False, **kwargs: Any) -> None:
@@ -243,6 +246,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             processing_kwargs = {**(processing_kwargs or {})}
             video = {**processing_kwargs.get("video", {}), "load_audio_from_video": load_audio_from_video}
             processing_kwargs["video"] = video
+        if type(inputs).__name__ == "DataFrame":
+            raise TypeError('a data frame is no list of inputs; pass inputs.to_dict("records") or one of its columns')
         singular = self.is_singular_input(inputs)
         values = [inputs] if singular else inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
         items, problems = self.omni.sort(values, processing_kwargs)
@@ -269,6 +274,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             Tensor,
             AudioDecoder,
             VideoDecoder,
+            Stream,
         )
         singular: bool = super().is_singular_input(inputs)
         return singular and (not isinstance(inputs, Iterable) or isinstance(inputs, known))

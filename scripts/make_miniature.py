@@ -10,20 +10,32 @@ where it was.
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from lco_embedding.miniature import architecture, world
+from lco_embedding import LCOEmbedding
+from lco_embedding.miniature import CHECKPOINTS, STAGES, architecture, world
+from lco_embedding.miniature.activation import activate
 from lco_embedding.miniature.world.chats import Chats
 from lco_embedding.training.arguments import read_recipe
 from lco_embedding.training.generative import GenerativeArguments, pretrain
+from lco_embedding.training.record import NAME
+
+HOME = Path(__file__).parents[1]
 
 STEPS = 3200
 KEPT_STEPS = (200, 400, 800, 1600)
 """Steps of pretraining at which the checkpoints for the scaling law are kept, besides the last."""
+
+EMBEDDING_STEPS = 200
+"""Steps of the contrastive training of the model that ships."""
 
 TEMPLATE_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
 
@@ -87,6 +99,45 @@ def pretrain_base(work: Path, steps: int, seed: int) -> None:
     )
 
 
+def embed(work: Path, seed: int) -> None:
+    """Train the embedding model from the base, on text alone."""
+    activate(work / "base", work / "embedding", seed=seed, max_steps=EMBEDDING_STEPS)
+
+
+def ship(work: Path) -> None:
+    """Put the checkpoints into the package, in bfloat16, with cards of their records."""
+    shutil.rmtree(STAGES, ignore_errors=True)
+    for source, target in (
+        (work / "base", CHECKPOINTS["base"]),
+        *((work / f"step-{step:04}", STAGES / f"step-{step:04}") for step in KEPT_STEPS),
+    ):
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for file in (work / "base").iterdir():
+            if file.suffix in (".json", ".jinja") and file.name != NAME:
+                shutil.copy(file, target)
+        weights = load_file(source / "model.safetensors")
+        halved = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+        save_file(halved, target / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((target / "config.json").read_text(encoding="utf8"))
+        (target / "config.json").write_text(json.dumps(_halved(config), indent=2) + "\n", encoding="utf8")
+    shutil.copy(work / "base" / NAME, CHECKPOINTS["base"])
+    model = LCOEmbedding(work / "embedding", device="cpu", model_kwargs={"dtype": torch.bfloat16})
+    shutil.rmtree(CHECKPOINTS["embedding"], ignore_errors=True)
+    model.save_pretrained(CHECKPOINTS["embedding"], create_model_card=False)
+    shutil.copy(work / "embedding" / NAME, CHECKPOINTS["embedding"])
+    for folder in (*CHECKPOINTS.values(), *sorted(STAGES.iterdir())):
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{folder.relative_to(HOME)}: {size / 1e6:.1f} MB")
+
+
+def _halved(config: Any) -> Any:
+    """Return a configuration whose dtypes are bfloat16."""
+    if isinstance(config, dict):
+        return {key: "bfloat16" if key == "dtype" else _halved(value) for key, value in config.items()}
+    return config
+
+
 def main() -> None:
     """Make the checkpoints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,6 +148,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.only in (None, "pretrain"):
         pretrain_base(arguments.work, arguments.steps, arguments.seed)
+    if arguments.only in (None, "embed"):
+        embed(arguments.work, arguments.seed)
+    if arguments.only in (None, "ship"):
+        ship(arguments.work)
 
 
 if __name__ == "__main__":

@@ -443,14 +443,17 @@ def test_pickled_weights_are_never_written(model: LCOEmbedding, tmp_path: Path) 
         model.save_pretrained(tmp_path, safe_serialization=False)
 
 
+@pytest.mark.parametrize("adapted", ["decoder", "decoder and towers"])
 @pytest.mark.parametrize("trained_on", ["generation class", "part that embeds"])
-def test_adapter_of_a_raw_backbone(trained_on: str, thinker: Path, tmp_path: Path) -> None:
+def test_adapter_of_a_raw_backbone(trained_on: str, adapted: str, thinker: Path, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2_5OmniThinkerModel
 
     cls = Qwen2_5OmniThinkerForConditionalGeneration if trained_on == "generation class" else Qwen2_5OmniThinkerModel
     plain = LCOEmbedding(thinker, device="cpu")
-    config = LoraConfig(r=4, target_modules=plain.omni.backbone.lora_targets, init_lora_weights=False)
+    towers = r"|.*(visual\.blocks\.\d+\.attn\.q|audio_tower\.layers\.\d+\.fc1|visual\.merger\.mlp\.0)"
+    targets = plain.omni.backbone.lora_targets + (towers if adapted != "decoder" else "")
+    config = LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
     tuned = get_peft_model(cls.from_pretrained(thinker), config)
     tuned.save_pretrained(tmp_path / "adapter")
     inputs = mixed_inputs()[:4]
@@ -463,6 +466,24 @@ def test_adapter_of_a_raw_backbone(trained_on: str, thinker: Path, tmp_path: Pat
     loaded.save_pretrained(tmp_path / "saved", create_model_card=False)
     assert not (tmp_path / "saved" / "model.safetensors").exists()
     np.testing.assert_allclose(LCOEmbedding(tmp_path / "saved", device="cpu").encode(inputs), loaded.encode(inputs))
+
+
+def test_an_adapter_that_does_not_fit_is_refused(thinker: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+    from transformers import Qwen2_5OmniThinkerModel
+
+    tuned = get_peft_model(Qwen2_5OmniThinkerModel.from_pretrained(thinker), LoraConfig(target_modules=["q_proj"]))
+    tuned.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    weights = load_file(path)
+    key = next(key for key in weights if "language_model" in key)
+    save_file({**weights, key.replace("layers.0", "layers.77"): weights[key].clone()}, path)
+    with pytest.raises(ValueError, match=r"1 weights for layers.*another backbone"):
+        LCOEmbedding(tmp_path, device="cpu")
+    save_file({name: tensor for name, tensor in weights.items() if name != key}, path)
+    with pytest.raises(ValueError, match="1 weights are missing"):
+        LCOEmbedding(tmp_path, device="cpu")
 
 
 def test_adapter_of_a_saved_checkpoint(model: LCOEmbedding, tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ NAME = "miniature"
 CHECKPOINTS = {"embedding": HOME / "checkpoint", "base": HOME / "base"}
 """The embedding model, and the generative model that it was made of."""
 
+STAGES = HOME / "stages"
+"""Where the checkpoints on the way to the base lie, in folders named by their steps of pretraining, as `step-0200`."""
+
 
 def checkpoint_of(model: str | os.PathLike[str], part: str = "embedding") -> str:
     """Return the folder or Hub id that a name of a model stands for.
 
     Args:
         model: Folder, Hub id, or "miniature".
-        part: Which checkpoint of the miniature is meant: "embedding" or "base".
+        part: Which checkpoint of the miniature is meant: "embedding", "base", or one of `STAGES`.
     """
-    return str(CHECKPOINTS[part]) if model == NAME else os.fspath(model)
+    return str(CHECKPOINTS.get(part, STAGES / part)) if model == NAME else os.fspath(model)

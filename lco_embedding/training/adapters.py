@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from lco_embedding.modules.backbones import Backbone
@@ -49,7 +49,7 @@ def set_trainable(model: nn.Module, backbone: Backbone, decoder: Decoder, towers
         parameter.requires_grad_(decoder == "full" if in_tower is None else in_tower)
 
 
-def lora_config(backbone: Backbone, r: int, alpha: float, dropout: float) -> LoraConfig:
+def lora_config(backbone: Backbone, r: int, alpha: float, dropout: float, towers: Towers = "frozen") -> LoraConfig:
     """Return the LoRA of the LCO recipes: on the linear layers of the decoder, none in the towers.
 
     Args:
@@ -57,28 +57,39 @@ def lora_config(backbone: Backbone, r: int, alpha: float, dropout: float) -> Lor
         r: Rank.
         alpha: Scale, of which alpha / r multiplies the update.
         dropout: Share of the inputs of the adapter that are dropped.
+        towers: Whether the towers are trained beside it, whole; the adapter then holds them.
     """
-    return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=backbone.lora_targets)
+    return LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=backbone.lora_targets,
+        modules_to_save=list(backbone.towers) if towers == "full" else None,
+    )
 
 
 def merge_lora(model: nn.Module) -> int:
-    """Put the LoRA layers of a model into its weights, in place.
+    """Put the adapter of a model into its weights, in place.
 
     Returns:
         How many layers had an adapter.
     """
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-    for name, layer in layers:
-        layer.merge(safe_merge=True)
+    adapted = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)
+    ]
+    for name, module in adapted:
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            plain = module.get_base_layer()
+        else:
+            plain = module.modules_to_save[module.active_adapters[0]]
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    _forget_adapter([model, *model.modules()])
-    return len(layers)
-
-
-def _forget_adapter(modules: Iterable[nn.Module]) -> None:
-    """Remove the marks by which transformers knows a model with an adapter, so that it is saved whole."""
-    for module in modules:
+        setattr(model.get_submodule(parent), child, plain)
+    for module in model.modules():
+        # The marks by which transformers knows a model with an adapter; without them it is saved whole.
         for mark in ("_hf_peft_config_loaded", "peft_config"):
             if mark in vars(module):
                 delattr(module, mark)
+    return len(adapted)

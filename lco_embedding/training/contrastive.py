@@ -31,7 +31,7 @@ from transformers import logging as transformers_logging
 from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.modules.settings import ProcessingKwargs
-from lco_embedding.training.adapters import ParameterCounts, count_parameters, lora_config, merge_lora, set_trainable
+from lco_embedding.training.adapters import Towers, count_parameters, lora_config, merge_lora, set_trainable
 from lco_embedding.training.arguments import TuningArguments, parse
 from lco_embedding.training.examples import check, open_mixture
 from lco_embedding.training.generative import checkpoint_to_resume
@@ -227,12 +227,13 @@ def load(arguments: ContrastiveArguments) -> LCOEmbedding:
         device=None if arguments.device.type != "cpu" else "cpu",
     )
     backbone = model.omni.backbone
-    set_trainable(model.omni.model, backbone, arguments.decoder, "full" if arguments.towers == "full" else "frozen")
+    towers: Towers = "full" if arguments.towers == "full" else "frozen"
     if arguments.decoder == "lora":
-        trained = [parameter for parameter in model.omni.model.parameters() if parameter.requires_grad]
-        model.add_adapter(lora_config(backbone, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout))
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        model.omni.model.requires_grad_(False)
+        config = lora_config(backbone, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout, towers)
+        model.add_adapter(config)
+    else:
+        set_trainable(model.omni.model, backbone, arguments.decoder, towers)
     if arguments.projection is not None:
         add_projection(model, arguments.projection)
     return model
@@ -305,6 +306,3 @@ def main(argv: Sequence[str]) -> int:
     folder = train(arguments)
     sys.stdout.write(f"written to {folder}\n")
     return 0
-
-
-__all__ = ["ContrastiveArguments", "ContrastiveTrainer", "ParameterCounts", "merge", "train"]

@@ -209,6 +209,16 @@ class GenerativeTrainer(Trainer):  # type: ignore[misc]
         finally:
             self._answered = self._alternatives = None
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        target = self.model if model is None else model
+        if not isinstance(target, PreTrainedModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # The names in a checkpoint are not always those in the model; transformers 5.23 then goes on from the weights
+        # that it began with, and only warns.
+        loaded = type(target).from_pretrained(resume_from_checkpoint, dtype=target.dtype)
+        target.load_state_dict(loaded.state_dict())
+
     def prediction_step(
         self,
         model: nn.Module,
@@ -294,15 +304,15 @@ def pretrain(
     train_dataset = train_dataset or _open(arguments.data, arguments.weights, arguments.seed)
     eval_dataset = eval_dataset or {Path(path).stem: JsonLines(path) for path in arguments.eval_data or []} or None
     omni, whole = load(arguments)
-    set_trainable(whole, omni.backbone, arguments.decoder, arguments.towers)
     head = whole.get_output_embeddings()
     model = whole
     if arguments.decoder == "lora":
-        tower_parameters = [parameter for parameter in whole.parameters() if parameter.requires_grad]
-        config = lora_config(omni.backbone, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout)
+        config = lora_config(
+            omni.backbone, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout, arguments.towers
+        )
         model = get_peft_model(whole, config)
-        for parameter in tower_parameters:
-            parameter.requires_grad_(True)
+    else:
+        set_trainable(whole, omni.backbone, arguments.decoder, arguments.towers)
     parameters = count_parameters(model)
     if not parameters.trainable:
         raise ValueError("nothing is trained: the decoder and the towers are frozen")

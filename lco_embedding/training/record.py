@@ -44,6 +44,8 @@ def write_record(
         seconds: How long it took.
     """
     earlier = previous(arguments.model)
+    if earlier is not None:
+        earlier.pop("losses", None)
     record = {
         "stage": stage,
         "base": _base_name(arguments.model),

@@ -1,0 +1,76 @@
+"""Put a LoRA adapter on a model, whatever class around it the adapter was trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import PeftConfig, PeftType, inject_adapter_in_model, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+PREFIX = "base_model.model."
+"""What PEFT puts before every name of an adapter's weights."""
+
+
+def attach_adapter(model: PreTrainedModel, adapter: str, config: PeftConfig, decoder: str, hub: dict[str, Any]) -> None:
+    """Put a LoRA adapter on a model, for inference.
+
+    Its weights are named as in the model that it was trained on: this one, the generation class around it, or the
+    larger model around that. Each is put where its name leads, wherever it is; transformers would pass over those
+    whose prefix it does not know.
+
+    Args:
+        model: The part that embeds.
+        adapter: Folder or Hub id; only safetensors are read.
+        config: Its configuration.
+        decoder: Path of the decoder within the model, which older transformers left out of names.
+        hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        ValueError: The adapter is of another type than LoRA, or has weights for layers that the model has not.
+    """
+    if config.peft_type != PeftType.LORA:
+        raise ValueError(f"the adapter {adapter} is of type {config.peft_type}; only LoRA is supported")
+    weights = load_file(cached_file(adapter, SAFETENSORS_WEIGHTS_NAME, **hub))
+    modules = {name for name, _ in model.named_modules()}
+    renamed, unknown = {}, []
+    for key, tensor in weights.items():
+        name = _own_name(key.removeprefix(PREFIX), modules, decoder)
+        if name is None:
+            unknown.append(key)
+        else:
+            renamed[PREFIX + name] = tensor
+    if unknown:
+        raise ValueError(
+            f"the adapter {adapter} has {len(unknown)} weights for layers that {type(model).__name__} has not, the "
+            f"first {unknown[0]}; was it trained on another backbone?"
+        )
+    config.target_modules = sorted({key[len(PREFIX) : key.index(".lora_")] for key in renamed if ".lora_" in key})
+    config.inference_mode = True
+    inject_adapter_in_model(config, model)
+    report = set_peft_model_state_dict(model, renamed)
+    missing = [key for key in report.missing_keys if ".lora_" in key or ".modules_to_save." in key]
+    if missing or report.unexpected_keys:
+        raise ValueError(
+            f"the adapter {adapter} does not fit: {len(missing)} weights are missing, "
+            f"{len(report.unexpected_keys)} unexpected, the first {[*missing, *report.unexpected_keys][0]}"
+        )
+    model._hf_peft_config_loaded = True
+    model.requires_grad_(False)
+
+
+def _own_name(key: str, modules: set[str], decoder: str) -> str | None:
+    """Return the name of an adapter's weight in this model, None if it leads nowhere."""
+    layer, mark, rest = key.partition(".lora_")
+    if not mark:
+        layer, _, rest = key.rpartition(".")
+        mark = "."
+    parts = layer.split(".")
+    for start in range(len(parts)):
+        suffix = ".".join(parts[start:])
+        for name in (suffix, f"{decoder}.{suffix}"):
+            if name in modules:
+                return f"{name}{mark}{rest}"
+    return None
