@@ -30,8 +30,21 @@ from lco_embedding.training.record import NAME
 
 HOME = Path(__file__).parents[1]
 
-STEPS = 3200
-KEPT_STEPS = (200, 400, 800, 1600)
+ROUNDS: tuple[tuple[int, dict[str, Any]], ...] = (
+    (3200, {}),
+    (
+        2000,
+        {
+            "shares": {"image": 0.34, "sound": 0.18, "clip": 0.26, "document": 0.07, "text": 0.15},
+            "tasks": {"caption": 0.3, "question": 0.2, "detail": 0.3, "summary": 0.12, "transcription": 0.08},
+        },
+    ),
+)
+"""Steps of pretraining in each round, and what its chats are about where not as usual: in the second, more of what is
+hard, which is to tell the parts of images."""
+
+BASE_STEPS = sum(steps for steps, _ in ROUNDS)
+KEPT_STEPS = (200, 400, 800, 1600, 3200)
 """Steps of pretraining at which the checkpoints for the scaling law are kept, besides the last."""
 
 EMBEDDING_STEPS = 200
@@ -53,67 +66,70 @@ def corpus(count: int = 20_000) -> list[str]:
 
 
 class KeepCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Keeps generative checkpoints of some steps."""
+    """Keeps generative checkpoints of some steps, counted from those that were done before."""
 
-    def __init__(self, folder: Path, steps: tuple[int, ...]) -> None:
-        self.folder, self.steps = folder, steps
+    def __init__(self, folder: Path, done: int, steps: tuple[int, ...]) -> None:
+        self.folder, self.done, self.steps = folder, done, steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Save the weights."""
-        if state.global_step in self.steps:
-            model.save_pretrained(self.folder / f"step-{state.global_step:04}")
+        step = self.done + state.global_step
+        if step in self.steps and state.global_step < state.max_steps:
+            model.save_pretrained(self.folder / f"step-{step:04}")
 
 
-def pretrain_base(work: Path, steps: int, seed: int) -> None:
-    """Pretrain the base from random weights."""
+def pretrain_base(work: Path, seed: int) -> None:
+    """Pretrain the base from random weights, in rounds of which each begins where the one before ended."""
     start = work / "random"
     if not start.exists():
         architecture.build(start, corpus(), seed=seed)
-    arguments = GenerativeArguments(
-        **{
-            **read_recipe("miniature", GenerativeArguments),
-            "model": str(start),
-            "output_dir": str(work / "base"),
-            "max_steps": steps,
-            "seed": seed,
-            "save_steps": 400,
-            "save_total_limit": 1,
-            "eval_strategy": "steps",
-            "eval_steps": 200,
-            "resume_from_checkpoint": "last",
-            "disable_tqdm": True,
-        }
-    )
-    batch = arguments.per_device_train_batch_size
     # Unseen scenes in seen wordings: what the towers have learned, not how well phrases are guessed.
     held_out = {
         f"{kind}_{task}": Chats(128, 1, "dev", shares={kind: 1.0}, tasks={task: 1.0}, wordings="train")
         for kind in ("image", "sound", "clip")
         for task in ("question", "caption")
     } | {"document": Chats(128, 1, "dev", shares={"document": 1.0}, tasks={"transcription": 1.0}, wordings="train")}
-    pretrain(
-        arguments,
-        Chats(steps * batch, seed=seed),
-        held_out,
-        callbacks=[KeepCheckpoints(work, tuple(step for step in KEPT_STEPS if step < steps))],
-    )
+    done = 0
+    for number, (steps, options) in enumerate(ROUNDS):
+        end = work / f"step-{done + steps:04}"
+        if not (end / NAME).exists():
+            arguments = GenerativeArguments(
+                **{
+                    **read_recipe("miniature", GenerativeArguments),
+                    "model": str(start),
+                    "output_dir": str(end),
+                    "max_steps": steps,
+                    "seed": seed + number,
+                    "save_steps": 400,
+                    "save_total_limit": 1,
+                    "eval_strategy": "steps",
+                    "eval_steps": 400,
+                    "resume_from_checkpoint": "last",
+                    "disable_tqdm": True,
+                }
+            )
+            chats = Chats(steps * arguments.per_device_train_batch_size, seed=seed + number, **options)
+            keep = KeepCheckpoints(work, done, KEPT_STEPS)
+            pretrain(arguments, chats, held_out, callbacks=[keep])
+        start, done = end, done + steps
 
 
 def embed(work: Path, seed: int) -> None:
     """Train the embedding model from the base, on text alone."""
-    activate(work / "base", work / "embedding", seed=seed, max_steps=EMBEDDING_STEPS)
+    activate(work / f"step-{BASE_STEPS}", work / "embedding", seed=seed, max_steps=EMBEDDING_STEPS)
 
 
 def ship(work: Path) -> None:
     """Put the checkpoints into the package, in bfloat16, with cards of their records."""
+    base = work / f"step-{BASE_STEPS}"
     shutil.rmtree(STAGES, ignore_errors=True)
     for source, target in (
-        (work / "base", CHECKPOINTS["base"]),
+        (base, CHECKPOINTS["base"]),
         *((work / f"step-{step:04}", STAGES / f"step-{step:04}") for step in KEPT_STEPS),
     ):
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        for file in (work / "base").iterdir():
+        for file in base.iterdir():
             if file.suffix in (".json", ".jinja") and file.name != NAME:
                 shutil.copy(file, target)
         weights = load_file(source / "model.safetensors")
@@ -121,7 +137,7 @@ def ship(work: Path) -> None:
         save_file(halved, target / "model.safetensors", metadata={"format": "pt"})
         config = json.loads((target / "config.json").read_text(encoding="utf8"))
         (target / "config.json").write_text(json.dumps(_halved(config), indent=2) + "\n", encoding="utf8")
-    shutil.copy(work / "base" / NAME, CHECKPOINTS["base"])
+    shutil.copy(base / NAME, CHECKPOINTS["base"])
     model = LCOEmbedding(work / "embedding", device="cpu", model_kwargs={"dtype": torch.bfloat16})
     shutil.rmtree(CHECKPOINTS["embedding"], ignore_errors=True)
     model.save_pretrained(CHECKPOINTS["embedding"], create_model_card=False)
@@ -143,11 +159,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/miniature"))
     parser.add_argument("--only", choices=("pretrain", "embed", "ship"))
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.only in (None, "pretrain"):
-        pretrain_base(arguments.work, arguments.steps, arguments.seed)
+        pretrain_base(arguments.work, arguments.seed)
     if arguments.only in (None, "embed"):
         embed(arguments.work, arguments.seed)
     if arguments.only in (None, "ship"):

@@ -116,7 +116,7 @@ def write_sound(path: Path, samples: NDArray[np.float32]) -> None:
         soundfile.write(path, samples, world.RATE, **kwargs)
         return
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        _mux_sound(container, container.add_stream("aac", rate=world.RATE), samples)
+        _mux_sound(container, container.add_stream("aac", rate=world.RATE, layout="mono"), samples)
 
 
 def write_clip(path: Path, frames: NDArray[np.uint8], sound: NDArray[np.float32] | None = None) -> None:
@@ -133,7 +133,7 @@ def write_clip(path: Path, frames: NDArray[np.uint8], sound: NDArray[np.float32]
         video.height, video.width = frames.shape[1:3]
         video.codec_context.thread_count = 1
         video.pix_fmt, video.codec_context.time_base = "yuv420p", Fraction(1, world.FPS)
-        audio: Any = None if sound is None else container.add_stream("aac", rate=world.RATE)
+        audio: Any = None if sound is None else container.add_stream("aac", rate=world.RATE, layout="mono")
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
             frame.pts, frame.time_base = index, Fraction(1, world.FPS)
@@ -144,7 +144,6 @@ def write_clip(path: Path, frames: NDArray[np.uint8], sound: NDArray[np.float32]
 
 
 def _mux_sound(container: Any, stream: Any, samples: NDArray[np.float32]) -> None:
-    stream.layout = "mono"
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     frame.sample_rate, frame.pts, frame.time_base = world.RATE, 0, Fraction(1, world.RATE)
     container.mux(stream.encode(frame))

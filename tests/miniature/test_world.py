@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lco_embedding.miniature import world
 from lco_embedding.miniature.world import captions, exchanges, synonyms
 from lco_embedding.miniature.world.captions import TEMPLATES, caption
+from lco_embedding.miniature.world.chats import Chats
 from lco_embedding.miniature.world.documents import RUNES, draw_rune
 from lco_embedding.miniature.world.exchanges import ENDINGS, FORBIDDEN, SUMMARY_REQUESTS, exchange, question, summary
 from lco_embedding.miniature.world.pictures import COLOUR_VALUES, SIZE
@@ -42,6 +43,7 @@ from lco_embedding.miniature.world.scenes import (
     split_of,
 )
 from lco_embedding.miniature.world.spoken_words import recordings
+from lco_embedding.miniature.world.triplets import Triplets
 from lco_embedding.modules.media import Sampling, load_audio, load_image, load_video
 from lco_embedding.modules.prompts import PROMPT
 from tests.media_files import pitch
@@ -357,6 +359,36 @@ def test_summaries_are_asked_for_in_many_wordings() -> None:
     assert len(list(strings_in(list(SUMMARY_REQUESTS.values())))) >= 15
 
 
+def test_any_attribute_answers_a_request_for_a_detail() -> None:
+    for kind in KINDS:
+        for seed, scene in enumerate(some_scenes(kind, 40)):
+            each = exchange(scene, generator(seed), tasks={"detail": 1.0})
+            assert each.answer in each.alternatives
+            assert each.alternatives == tuple(scene[name] for name in scene.names if name not in LOOKS)
+
+
+def test_chats_follow_from_their_number() -> None:
+    chats = Chats(30, seed=3)
+    assert json.dumps(chats[4], default=str) == json.dumps(Chats(8, seed=3)[4], default=str)
+    assert json.dumps(chats[4], default=str) != json.dumps(chats[5], default=str)
+    for index in range(30):
+        user, assistant = chats[index]["messages"]
+        assert assistant["content"] in chats[index].get("alternatives", [assistant["content"]])
+        assert [block["type"] for block in user["content"]][1] == "text"
+    with pytest.raises(IndexError, match="there are 30"):
+        chats[30]
+
+
+def test_triplets_are_told_apart_by_one_attribute() -> None:
+    triplets = Triplets(40, seed=2)
+    assert triplets[3] == Triplets(5, seed=2)[3]
+    for index in range(40):
+        assert triplets[index].keys() == {"anchor", "positive", "negative"}
+        assert triplets[index]["positive"] != triplets[index]["negative"]
+    with pytest.raises(IndexError, match="there are 40"):
+        triplets[-1]
+
+
 def test_words_are_transcribed() -> None:
     tasks = {"transcription": 1.0}
     for kind in ("sound", "document"):
@@ -367,13 +399,13 @@ def test_words_are_transcribed() -> None:
     tone = Scene.of("sound", pitch="low", timbre="hiss", pattern="rising")
     with pytest.raises(ValueError, match="a sound that holds no words can't be asked for transcription"):
         exchange(tone, generator(), tasks=tasks)  # type: ignore[arg-type]
-    assert {exchange(tone, generator(seed)).task for seed in range(60)} == {"caption", "question", "summary"}
+    assert {exchange(tone, generator(seed)).task for seed in range(60)} == {"caption", "question", "detail", "summary"}
 
 
 def test_a_caption_can_stand_for_the_scene() -> None:
     scenes = [scene for kind in KINDS for scene in some_scenes(kind, 60)]
     asked = [exchange(scene, generator(seed), medium="text") for seed, scene in enumerate(scenes)]
-    assert {each.task for each in asked} == {"caption", "question", "summary"}
+    assert {each.task for each in asked} == {"caption", "question", "detail", "summary"}
     assert not any(re.search("picture|audio|clip|page", each.request) for each in asked)
 
 

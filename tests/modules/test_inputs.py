@@ -22,7 +22,7 @@ from lco_embedding.modules.media import MediaError
 from tests.conftest import SAMPLES, noise, tone
 
 PNG, WAV = SAMPLES / "images" / "red_circle.png", SAMPLES / "sounds" / "voice_seven.wav"
-MP3, M4A = SAMPLES / "sounds" / "low_flute.mp3", SAMPLES / "sounds" / "hiss.m4a"
+MP3, M4A = SAMPLES / "sounds" / "low_flute.mp3", SAMPLES / "sounds" / "hiss_then_buzz.m4a"
 MP4, WEBM = SAMPLES / "clips" / "red_circle_moves_right.mp4", SAMPLES / "clips" / "green_star_blinks.webm"
 
 

@@ -1,0 +1,235 @@
+"""Contrastive training: what each recipe loads and trains, what comes out, and that it can be interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from lco_embedding import LCOEmbedding
+from lco_embedding.cli import main
+from lco_embedding.miniature.world.triplets import Triplets
+from lco_embedding.training.arguments import RECIPES, read_recipe
+from lco_embedding.training.contrastive import ContrastiveArguments, train
+from lco_embedding.training.generative import GenerativeArguments
+from lco_embedding.training.json_lines import RowError
+
+
+def arguments_for(model: Path, output: Path, **overrides: Any) -> ContrastiveArguments:
+    """Return arguments of a short run on the CPU."""
+    options: dict[str, Any] = {
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "learning_rate": 1e-2,
+        "lora_r": 4,
+        **overrides,
+    }
+    return ContrastiveArguments(model=str(model), output_dir=str(output), **options)
+
+
+def triplets(count: int = 16) -> Dataset:
+    """Return triplets of captions."""
+    source = Triplets(count, seed=4)
+    return Dataset.from_list([source[index] for index in range(count)])
+
+
+def changed(before: Path, after: Path) -> set[str]:
+    """Return the names of the weights that differ."""
+    old, new = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")
+    assert old.keys() == new.keys()
+    return {name for name, tensor in new.items() if not torch.equal(tensor, old[name])}
+
+
+def in_towers(names: set[str]) -> list[str]:
+    """Return the names of weights of the encoders and projectors."""
+    return [name for name in names if "visual" in name or "audio_tower" in name]
+
+
+INPUTS = ["a red circle", {"image": np.full((84, 84, 3), 200, np.uint8)}, np.sin(np.arange(16_000) / 20)]
+
+
+def test_text_only_never_loads_the_towers_and_puts_the_decoder_back(thinker: Path, tmp_path: Path) -> None:
+    absent = train(arguments_for(thinker, tmp_path / "absent", towers="absent"), triplets())
+    frozen = train(arguments_for(thinker, tmp_path / "frozen", towers="frozen"), triplets())
+    names = changed(thinker, absent)
+    assert names
+    assert not in_towers(names)
+    record = json.loads((absent / "training_record.json").read_text())
+    assert record["parameters"]["trained"] > 0
+    assert record["arguments"]["towers"] == "absent"
+    ours = LCOEmbedding(absent, device="cpu").encode(INPUTS)
+    np.testing.assert_allclose(ours, LCOEmbedding(frozen, device="cpu").encode(INPUTS), atol=1e-5)
+    np.testing.assert_allclose(ours[:2], SentenceTransformer(str(absent), device="cpu").encode(INPUTS[:2]), atol=1e-5)
+    assert np.abs(ours - LCOEmbedding(thinker, device="cpu").encode(INPUTS)).max() > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["full_omni", "qwen2_5_vl", "llava_next"])
+def test_text_only_on_every_backbone(architecture: str, checkpoints: Any, tmp_path: Path) -> None:
+    folder = checkpoints(architecture)
+    result = train(arguments_for(folder, tmp_path, towers="absent"), triplets(8))
+    inputs = INPUTS[:2]
+    before, after = (LCOEmbedding(path, device="cpu").encode(inputs) for path in (folder, result))
+    assert np.abs(before - after).max() > 1e-3
+    stock = SentenceTransformer(str(result), device="cpu").encode(inputs[:1])
+    np.testing.assert_allclose(after[:1], stock, atol=1e-5)
+
+
+def test_what_has_no_towers_takes_text_alone(thinker: Path, tmp_path: Path) -> None:
+    model = LCOEmbedding(thinker, device="cpu", model_kwargs={"load_towers": False})
+    whole = LCOEmbedding(thinker, device="cpu")
+    np.testing.assert_allclose(model.encode(INPUTS[:1]), whole.encode(INPUTS[:1]), atol=1e-6)
+    with pytest.raises(ValueError, match="takes text, not image"):
+        model.encode(INPUTS[:2])
+    with pytest.raises(ValueError, match="towers are not loaded"):
+        model.save_pretrained(tmp_path)
+    loaded = sum(parameter.numel() for parameter in model.parameters())
+    assert loaded + model.omni.unloaded_parameters == sum(parameter.numel() for parameter in whole.parameters())
+
+
+def test_any_to_any_rows_of_all_kinds_train(thinker: Path, written_world: Path, tmp_path: Path) -> None:
+    index = str(written_world / "index.jsonl")
+    options = {"data": [index], "eval_data": [index], "mini_batch_size": 2, "false_negative_margin": 0.0}
+    folder = train(arguments_for(thinker, tmp_path, **options))
+    names = changed(thinker, folder)
+    assert names
+    assert not in_towers(names)
+    assert json.loads((folder / "training_record.json").read_text())["figures"]["eval_loss"] > 0
+
+
+def test_full_training_and_projection(thinker: Path, tmp_path: Path) -> None:
+    everything = train(arguments_for(thinker, tmp_path / "clip", decoder="full", towers="full"), triplets(8))
+    assert changed(thinker, everything)
+    projected = train(arguments_for(thinker, tmp_path / "dense", decoder="frozen", projection=24), triplets(8))
+    assert not changed(thinker, projected)
+    embeddings = LCOEmbedding(projected, device="cpu").encode(INPUTS[:1])
+    assert embeddings.shape == (1, 24)
+    np.testing.assert_allclose(
+        embeddings, SentenceTransformer(str(projected), device="cpu").encode(INPUTS[:1]), atol=1e-5
+    )
+
+
+def test_an_adapter_can_be_kept(thinker: Path, tmp_path: Path) -> None:
+    options = {"keep": "adapter", "towers": "absent"}
+    adapter = train(arguments_for(thinker, tmp_path / "adapter", **options), triplets(8))
+    merged = train(arguments_for(thinker, tmp_path / "merged", towers="absent"), triplets(8))
+    assert (adapter / "adapter_model.safetensors").is_file()
+    assert not (adapter / "model.safetensors").exists()
+    expected = LCOEmbedding(merged, device="cpu").encode(INPUTS)
+    np.testing.assert_allclose(LCOEmbedding(adapter, device="cpu").encode(INPUTS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("towers", ["absent", "frozen"])
+def test_an_interrupted_run_goes_on_bit_for_bit(towers: str, thinker: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"towers": towers, "lora_dropout": 0.2, "max_steps": 6, "keep": "adapter"}
+    options |= {"save_strategy": "steps", "save_steps": 5}
+    # Two epochs of four steps: it is interrupted in the second.
+    whole = train(arguments_for(thinker, tmp_path / "whole", **options), triplets())
+    options["resume_from_checkpoint"] = str(tmp_path / "whole" / "checkpoint-5")
+    resumed = train(arguments_for(thinker, tmp_path / "resumed", **options), triplets())
+    expected, found = (load_file(folder / "adapter_model.safetensors") for folder in (whole, resumed))
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+def test_bad_rows_are_named_before_the_first_step(thinker: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    rows = [
+        {"anchor": {"text": "a"}, "positive": {"image_path": "nowhere.png"}},
+        {"anchor": {"text": "a"}, "positive": {"text": "b"}},
+        {"anchor": {"text": " "}, "positive": {"text": "b"}},
+    ]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    with pytest.raises(RowError, match=r"2 input\(s\)") as caught:
+        train(arguments_for(thinker, tmp_path / "out", data=[str(data)]))
+    assert "rows.jsonl:1: positive" in str(caught.value)
+    assert "rows.jsonl:3: anchor" in str(caught.value)
+    data.write_text('{"anchor": {"text": "a"}, "positive": {"text": "b"}}\n{"anchor": 1, "positive": {"text": "c"}}')
+    with pytest.raises(Exception, match=r"rows.jsonl:2"):
+        train(arguments_for(thinker, tmp_path / "out", data=[str(data)]))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"towers": "absent", "decoder": "full"}, "needs decoder=lora"),
+        ({"decoder": "frozen"}, "nothing is trained"),
+        ({"load_in_4bit": True, "decoder": "full"}, "can't be trained"),
+    ],
+)
+def test_contradictions_are_refused(options: dict[str, Any], reason: str, thinker: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=reason):
+        arguments_for(thinker, tmp_path, **options)
+
+
+def test_every_recipe_is_understood(tmp_path: Path) -> None:
+    names = {path.stem for path in RECIPES.glob("*.yaml")}
+    generative = {"miniature", "seadoc_like"}
+    assert names >= generative | {"text_only", "multimodal", "full", "projection", "clip_style", "qlora"}
+    for name in names:
+        cls = GenerativeArguments if name in generative else ContrastiveArguments
+        options = {**read_recipe(name, cls), "output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+        assert cls(**options).learning_rate > 0
+
+
+def test_the_command_trains(thinker: Path, written_world: Path, tmp_path: Path) -> None:
+    data = str(written_world / "index.jsonl")
+    recipe = tmp_path / "short.yaml"
+    recipe.write_text("towers: frozen\nlora_r: 4\nmax_steps: 4\nper_device_train_batch_size: 2\nreport_to: none\n")
+    options = ["--data", data, data, "--weights", "1", "0.5", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    assert main(["train", str(recipe), "--model", str(thinker), *options, "--max_steps", "1"]) == 0
+    assert json.loads((tmp_path / "out" / "training_record.json").read_text())["steps"] == 1
+    recipe.write_text("temprature: 0.1\n")
+    assert main(["train", str(recipe), "--output_dir", str(tmp_path / "x")]) == 2
+
+
+def test_streaming_trains(thinker: Path, written_world: Path, tmp_path: Path) -> None:
+    options = {"data": [str(written_world / "index.jsonl")], "streaming": True}
+    assert changed(thinker, train(arguments_for(thinker, tmp_path, **options)))
+
+
+INTERRUPTED = """
+import sys
+from tests.training.test_contrastive import arguments_for, triplets
+from lco_embedding.training.contrastive import train
+from transformers import TrainerCallback
+
+class Tell(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        print("step", state.global_step, flush=True)
+
+train(arguments_for(sys.argv[1], sys.argv[2], max_steps=500), triplets(), callbacks=[Tell()])
+"""
+
+
+def test_an_interrupt_leaves_a_checkpoint(thinker: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(thinker), str(tmp_path / "out")],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("step"):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
+    assert LCOEmbedding(checkpoint, device="cpu").encode(INPUTS).shape[0] == 3
