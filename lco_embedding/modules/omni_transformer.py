@@ -71,6 +71,8 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         self.__dict__["unloaded_parameters"] = 0
         super().__init__(model_name_or_path, processing_kwargs=processing_kwargs, **kwargs)
         self.backbone: Backbone = find_backbone(self.config)
+        # A part of a larger model does not know where it came from, which an adapter on it has to tell.
+        self.model.name_or_path = self.model.name_or_path or model_name_or_path
         self._source = (model_name_or_path, kwargs.get("model_kwargs") or {})
         self.tokenizer.padding_side = "left"
         self.processing_kwargs: ProcessingKwargs = settings.with_defaults(

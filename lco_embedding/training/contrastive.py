@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from peft import load_peft_weights, set_peft_model_state_dict
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 from transformers import BitsAndBytesConfig, TrainerCallback, set_seed
@@ -33,7 +34,7 @@ from lco_embedding.miniature import checkpoint_of
 from lco_embedding.modules.settings import ProcessingKwargs
 from lco_embedding.training.adapters import Towers, count_parameters, lora_config, merge_lora, set_trainable
 from lco_embedding.training.arguments import TuningArguments, parse
-from lco_embedding.training.examples import check, open_mixture
+from lco_embedding.training.examples import check, input_of, open_mixture
 from lco_embedding.training.generative import checkpoint_to_resume
 from lco_embedding.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
 from lco_embedding.training.record import write_record
@@ -100,8 +101,19 @@ class ContrastiveArguments(TuningArguments, SentenceTransformerTrainingArguments
             raise ValueError("nothing is trained: pass decoder, towers or projection")
 
 
+class SideCollator(SentenceTransformerDataCollator):  # type: ignore[misc]
+    """Reads the sides of any-to-any rows as inputs; all else as Sentence Transformers does."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch of some rows."""
+        batch: dict[str, Any] = super().__call__([{k: input_of(side) for k, side in row.items()} for row in features])
+        return batch
+
+
 class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
-    """A `SentenceTransformerTrainer` that goes on from checkpoints that hold an adapter alone."""
+    """A `SentenceTransformerTrainer` for any-to-any rows that goes on from checkpoints that hold an adapter alone."""
+
+    data_collator_class = SideCollator
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:
         if not Path(checkpoint_path, ADAPTER_CONFIG).is_file():

@@ -66,7 +66,10 @@ def open_data(path: str, streaming: bool = False) -> Dataset | IterableDataset:
         rows = JsonLines(path)
         features = datasets.Features({name: dict.fromkeys(SIDE, datasets.Value("string")) for name in _columns(rows)})
         kind = datasets.IterableDataset if streaming else datasets.Dataset
-        return kind.from_generator(partial(_sides, rows, tuple(features)), features=features)
+        try:
+            return kind.from_generator(partial(_sides, rows, tuple(features)), features=features)
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise error.__cause__ if isinstance(error.__cause__, RowError) else error from None
     if path.endswith(".parquet"):
         return datasets.load_dataset("parquet", data_files=path, split="train", streaming=streaming)
     if Path(path).is_dir():
@@ -103,17 +106,6 @@ def _side(value: Any, where: str) -> dict[str, str]:
     return {key: side.get(key) or "" for key in SIDE}
 
 
-def with_inputs(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """Return a data set whose sides are read as inputs of `encode`; what is computed is left to when a row is read."""
-    if hasattr(dataset, "with_transform"):
-        return dataset.with_transform(_inputs_of_batch)
-    return dataset
-
-
-def _inputs_of_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return {name: [input_of(side) for side in sides] for name, sides in batch.items()}
-
-
 def weighted(dataset: Dataset, weight: float, seed: int) -> Dataset:
     """Return a data set through which an epoch passes `weight` times; of a part, a random choice of the rows.
 
@@ -148,8 +140,8 @@ def open_mixture(
     if streaming:
         if len(paths) != 1:
             raise ValueError(f"only one data set can be streamed, got {len(paths)}; put them into one file")
-        return with_inputs(open_data(paths[0], streaming=True))
-    opened = [with_inputs(weighted(open_data(path), weight, seed)) for path, weight in zip(paths, weights, strict=True)]
+        return open_data(paths[0], streaming=True)
+    opened = [weighted(open_data(path), weight, seed) for path, weight in zip(paths, weights, strict=True)]
     if len(opened) == 1:
         return opened[0]
     return datasets.DatasetDict({f"{number}_{Path(path).stem}": opened[number] for number, path in enumerate(paths)})
@@ -164,11 +156,11 @@ def check(paths: Sequence[str], omni: OmniTransformer) -> None:
     found: list[str] = []
     for path in paths:
         rows = JsonLines(path) if path.endswith(".jsonl") else None
-        dataset = with_inputs(open_data(path))
+        dataset = open_data(path)
         for start in range(0, len(dataset), CHECKED_AT_ONCE):
             batch = dataset[start : start + CHECKED_AT_ONCE]
             for name, sides in batch.items():
-                _, problems = omni.sort(sides)
+                _, problems = omni.sort([input_of(side) for side in sides])
                 for problem in problems:
                     index = start + problem.index
                     where = rows.name(index) if rows else f"{path}, row {index}"
