@@ -197,6 +197,9 @@ def train(
         train_dataset = open_mixture(arguments.data, arguments.weights, arguments.seed, arguments.streaming)
     if eval_dataset is None and arguments.eval_data:
         eval_dataset = open_mixture(arguments.eval_data)
+    if arguments.streaming:
+        # Else accelerate cuts every feature to as many entries as a batch has rows, patches of images too.
+        arguments.accelerator_config.dispatch_batches = False
     stop = StopOnInterrupt()
     trainer = ContrastiveTrainer(
         model=model,
