@@ -45,6 +45,9 @@ PLACES: dict[Kind, tuple[str, str, str]] = {
 }
 """For each kind: where its files go, the column of the index that names them, and the type of their chat blocks."""
 
+X264 = "threads=1:lookahead-threads=1:sync-lookahead=0"
+"""Settings of the encoder under which it writes the same bytes each time."""
+
 DIRECTIONS = ("text to medium", "medium to text", "medium to medium", "text to text", "edited")
 """What the rows of the index ask for, in turn; an edited row goes from a medium and a text that changes it."""
 
@@ -117,7 +120,9 @@ def write_medium(path: Path, array: NDArray[Any]) -> None:
 def _write_clip(path: Path, frames: NDArray[np.uint8]) -> None:
     # Bit-exact and in one thread, so that the same bytes come out each time.
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "14", "flags": "+bitexact"})
+        stream = container.add_stream(
+            "libx264", rate=FPS, options={"crf": "14", "flags": "+bitexact", "x264-params": X264}
+        )
         stream.codec_context.thread_count = 1
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, FPS)
