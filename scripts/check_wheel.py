@@ -21,12 +21,15 @@ NEEDED = (
     "lco_embedding/cli.py",
     "lco_embedding/modules/omni_transformer.py",
     "lco_embedding/miniature/checkpoint/modules.json",
+    "lco_embedding/miniature/base/model.safetensors",
+    "lco_embedding/miniature/stages/step-0200/model.safetensors",
     "lco_embedding/miniature/world/words.ogg",
+    "lco_embedding/training/recipes/text_only.yaml",
     "lco_embedding/miniature/checkpoint/model.safetensors",
     "lco_embedding/miniature/checkpoint/1_Pooling/config.json",
 )
 
-MAX_BYTES = 15_000_000
+MAX_BYTES = 20_000_000
 
 USE = """
 import lco_embedding, sys
