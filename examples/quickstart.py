@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 from lco_embedding import LCOEmbedding
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -27,6 +29,7 @@ def main() -> None:
     parser.add_argument("--skip-training", action="store_true", help="only embed the samples")
     arguments = parser.parse_args()
 
+    logging.disable_progress_bar()
     model = LCOEmbedding(arguments.model) if arguments.model else LCOEmbedding.miniature()
     match_samples(model)
     if not (arguments.skip_training or arguments.model):

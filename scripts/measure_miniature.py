@@ -3,7 +3,7 @@
     python scripts/measure_miniature.py --output docs/miniature.json     # about 20 minutes on 2 cores
 
 Everything is on held-out scenes, in pools that are searched by unseen caption templates. The figures go to a JSON file
-and, as tables, to a Markdown file beside it.
+and, as a table, to the page beside it.
 """
 
 from __future__ import annotations
@@ -65,6 +65,14 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def put_table(page: Path, text: str) -> None:
+    """Put a table in the place of the old one, between two marks, on a page that people wrote."""
+    start, end = "<!-- figures -->", "<!-- end of figures -->"
+    before, _, rest = page.read_text(encoding="utf8").partition(start)
+    after = rest.partition(end)[2]
+    page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf8")
+
+
 def main() -> None:
     """Measure, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,7 +96,7 @@ def main() -> None:
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     result = {"count": arguments.count, "figures": rows, "versions": versions, "base": previous(base)}
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf8")
-    arguments.output.with_suffix(".table.md").write_text(table(rows) + "\n", encoding="utf8")
+    put_table(arguments.output.with_suffix(".md"), table(rows))
     print(table(rows))
 
 
