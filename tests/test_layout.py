@@ -1,0 +1,44 @@
+"""Dependencies point one way: the rooms of the model import nothing that is built upon them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).parents[1] / "lco_embedding"
+BUILT_UPON = ("lco_embedding.training", "lco_embedding.evaluation", "lco_embedding.cli", "lco_embedding.embedding")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("modules", (*BUILT_UPON, "lco_embedding.miniature")),
+        ("miniature/world", ("lco_embedding.training", "lco_embedding.embedding", "lco_embedding.cli")),
+        ("evaluation", ("lco_embedding.training", "lco_embedding.miniature", "lco_embedding.cli")),
+        ("training", ("lco_embedding.evaluation", "lco_embedding.cli")),
+    ],
+)
+def test_dependencies_point_one_way(folder: str, forbidden: tuple[str, ...]) -> None:
+    files = sorted((HOME / folder).rglob("*.py"))
+    assert files
+    wrong = [(path.name, name) for path in files for name in imports(path) if name.startswith(forbidden)]
+    assert not wrong
+
+
+def test_the_package_and_its_help_load_no_torch() -> None:
+    code = "import sys, lco_embedding, lco_embedding.cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
