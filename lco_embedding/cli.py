@@ -212,6 +212,10 @@ def encode(arguments: EncodeArguments) -> int:
         raise ValueError(f"--output must end in .parquet or .npz, got {arguments.output!r}")
     if output.suffix == ".parquet":
         _require_pyarrow()
+    # What can't be written must not be found out after hours of embedding.
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise ValueError(f"--output {output} can't be written")
     options = _encode_options(arguments)
     rows, passed_over = find_rows(arguments.paths)
     if not rows:
@@ -226,7 +230,6 @@ def encode(arguments: EncodeArguments) -> int:
             part = rows[start : start + chunk]
             parts.append(_embed(model, part, options))
             progress.update(len(part))
-    output.parent.mkdir(parents=True, exist_ok=True)
     write = _write_parquet if output.suffix == ".parquet" else _write_npz
     write(output, rows, parts)
     failed = [row for row in rows if row.error]
@@ -289,6 +292,8 @@ def _rows_of(path: Path) -> list[Row]:
 
 
 def _row_of_line(path: Path, number: int, line: str) -> Row:
+    from lco_embedding.training.json_lines import resolve
+
     row = Row(f"{path}:{number}")
     try:
         value = json.loads(line)
@@ -299,20 +304,11 @@ def _row_of_line(path: Path, number: int, line: str) -> Row:
         row.value = {"text": value}
     elif isinstance(value, dict):
         row.path = str(value.pop("id", row.path))
-        row.value = value.get("messages") or {
-            key: _relative(path.parent, entry) if key in ("image", "audio", "video") else entry
-            for key, entry in value.items()
-        }
+        given = resolve({key: entry for key, entry in value.items() if entry is not None}, path.parent)
+        row.value = given.get("messages") or given
     else:
         row.error = f"the line is neither a string nor an object but {type(value).__name__}"
     return row
-
-
-def _relative(folder: Path, entry: Any) -> Any:
-    """Read the paths of a line as relative to the file that the line is in."""
-    if isinstance(entry, list):
-        return [_relative(folder, value) for value in entry]
-    return str(folder / entry) if isinstance(entry, str) and not entry.startswith("data:") else entry
 
 
 def _embed(model: LCOEmbedding, rows: list[Row], options: dict[str, Any]) -> NDArray[np.float32]:

@@ -30,6 +30,9 @@ def folder(tmp_path: Path, samples: Path) -> Path:
     lines = ["a line", {"id": "pair", "image": "deep/red_circle.png", "text": "what?"}, {"image": "gone.png"}]
     chat = {"messages": [{"role": "user", "content": "hello"}]}
     text = "\n".join(json.dumps(line) for line in [*lines, chat]) + "\nnot json\n\n[1]\n"
+    image = {"type": "image", "path": "deep/red_circle.png"}
+    seen = {"messages": [{"role": "user", "content": [image, {"type": "text", "text": "what?"}]}]}
+    text += "\n".join(json.dumps(line) for line in [seen, {"image": "deep/red_circle.png", "text": None}])
     (home / "rows.jsonl").write_text(text)
     (home / "bad.png").write_text("no picture")
     return home
@@ -51,6 +54,8 @@ def test_encode_writes_every_row_and_its_error(
         "rows.jsonl:1": "text",
         "pair": "image+text",
         "rows.jsonl:4": "text",
+        "rows.jsonl:8": "image+text",
+        "rows.jsonl:9": "image",
     }
     bad = {
         "bad.png": "not a readable image",
@@ -71,7 +76,7 @@ def test_encode_writes_every_row_and_its_error(
     got = np.array([rows[name]["embedding"] for name in ("deep/red_circle.png", "note.txt", "rows.jsonl:4")])
     np.testing.assert_allclose(got, expected, atol=1e-5)
     printed = capsys.readouterr()
-    assert "7 embedded, 5 failed, 1 other file(s) passed over" in printed.out
+    assert "9 embedded, 5 failed, 1 other file(s) passed over" in printed.out
     assert "bad.png: the file is not a readable image" in printed.err
 
 
@@ -140,3 +145,18 @@ def test_help_and_import_load_nothing_heavy(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "JSON-lines" in result.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_told_at_once(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken.npz").mkdir()
+    assert main(["encode", str(folder), "--output", str(tmp_path / "taken.npz")]) == 2
+    assert "can't be written" in capsys.readouterr().err
+
+
+def test_the_world_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = ["--images", "2", "--sounds", "1", "--clips", "1", "--documents", "1"]
+    assert main(["world", str(tmp_path / "world"), "--split", "test", *counts]) == 0
+    assert "5 scenes of the test split" in capsys.readouterr().out
+    assert len((tmp_path / "world" / "index.jsonl").read_text().splitlines()) == 5
