@@ -12,9 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lco_embedding.training.json_lines import JsonLines, RowError
+from lco_embedding.training.mixture import rows_of_epoch
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
@@ -106,21 +105,6 @@ def _side(value: Any, where: str) -> dict[str, str]:
     return {key: side.get(key) or "" for key in SIDE}
 
 
-def weighted(dataset: Dataset, weight: float, seed: int) -> Dataset:
-    """Return a data set through which an epoch passes `weight` times; of a part, a random choice of the rows.
-
-    Raises:
-        ValueError: The weight is not positive, or leaves no row.
-    """
-    if weight == 1:
-        return dataset
-    whole, part = divmod(round(weight * len(dataset)), len(dataset))
-    if weight <= 0 or whole + part == 0:
-        raise ValueError(f"the weight {weight} of a data set leaves none of its {len(dataset)} rows")
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:part])
-    return dataset.select(np.concatenate([*[np.arange(len(dataset))] * whole, chosen]))
-
-
 def open_mixture(
     paths: Sequence[str], weights: Sequence[float] | None = None, seed: int = 0, streaming: bool = False
 ) -> Dataset | DatasetDict | IterableDataset:
@@ -141,7 +125,11 @@ def open_mixture(
         if len(paths) != 1:
             raise ValueError(f"only one data set can be streamed, got {len(paths)}; put them into one file")
         return open_data(paths[0], streaming=True)
-    opened = [weighted(open_data(path), weight, seed) for path, weight in zip(paths, weights, strict=True)]
+    opened = [open_data(path) for path in paths]
+    opened = [
+        dataset if weight == 1 else dataset.select(rows_of_epoch(len(dataset), weight, seed))
+        for dataset, weight in zip(opened, weights, strict=True)
+    ]
     if len(opened) == 1:
         return opened[0]
     return datasets.DatasetDict({f"{number}_{Path(path).stem}": opened[number] for number, path in enumerate(paths)})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Rows(Protocol):
@@ -16,11 +17,23 @@ class Rows(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
+def rows_of_epoch(count: int, weight: float, seed: int) -> NDArray[np.int64]:
+    """Return the rows of a data set that an epoch passes through.
+
+    That is all of them as often as the weight is whole, and of its fraction a random choice, the same in every epoch.
+
+    Raises:
+        ValueError: The weight is not positive, or leaves no row.
+    """
+    whole, part = divmod(round(weight * count), count)
+    if weight <= 0 or whole + part == 0:
+        raise ValueError(f"the weight {weight} of a data set leaves none of its {count} rows")
+    chosen = np.sort(np.random.default_rng(seed).permutation(count)[:part])
+    return np.concatenate([*[np.arange(count)] * whole, chosen])
+
+
 class Mixture:
     """Data sets as one: in an epoch, each is passed through as many times as its weight says.
-
-    A weight of 1 is the data set as it is, 2 is every row twice, 0.5 a random half of it (the same half in every
-    epoch).
 
     Args:
         datasets: The data sets.
@@ -28,19 +41,17 @@ class Mixture:
         seed: Seed of the choice where a weight is not whole.
 
     Raises:
-        ValueError: The weights are not as many as the data sets, or not positive.
+        ValueError: The weights are not as many as the data sets, or leave one without rows.
     """
 
     def __init__(self, datasets: Sequence[Rows], weights: Sequence[float] | None = None, seed: int = 0) -> None:
         weights = [1.0] * len(datasets) if weights is None else weights
-        if len(weights) != len(datasets) or not all(weight > 0 for weight in weights):
-            raise ValueError(f"expected a positive weight for each of {len(datasets)} data sets, got {list(weights)}")
-        rng = np.random.default_rng(seed)
+        if len(weights) != len(datasets):
+            raise ValueError(f"expected a weight for each of {len(datasets)} data sets, got {len(weights)}")
         self.datasets = list(datasets)
         places = []
         for number, (rows, weight) in enumerate(zip(self.datasets, weights, strict=True)):
-            whole, part = divmod(round(weight * len(rows)), len(rows))
-            chosen = np.concatenate([*[np.arange(len(rows))] * whole, np.sort(rng.permutation(len(rows))[:part])])
+            chosen = rows_of_epoch(len(rows), weight, seed)
             places.append(np.stack([np.full(len(chosen), number), chosen], axis=1))
         self._places = np.concatenate(places)
 
