@@ -13,7 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.cli import find_rows, format_table, main
+from lco_embedding.cli import main
+from lco_embedding.cli.encode import find_rows
+from lco_embedding.cli.similarity import format_table
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def parse(arguments_class: type[Arguments], argv: Sequence[str], prog: str) -> A
         prog: How the command is called, for its help.
 
     Raises:
-        ValueError: The recipe is not known, or holds keys that are no arguments.
+        ValueError: The recipe is not known, or it or the command line holds what is no argument.
     """
     parser = HfArgumentParser(
         arguments_class, prog=f"{prog} [RECIPE | FILE.yaml]", description=arguments_class.__doc__, allow_abbrev=False
@@ -77,6 +77,10 @@ def parse(arguments_class: type[Arguments], argv: Sequence[str], prog: str) -> A
     rest = list(argv)
     if rest and not rest[0].startswith("-"):
         parser.set_defaults(**read_recipe(rest.pop(0), arguments_class))
+    # Before the arguments are made, whose own checks would hide a slip of the pen.
+    _, unknown = parser.parse_known_args(rest)
+    if unknown:
+        raise ValueError(f"unknown: {' '.join(unknown)}; `{prog} --help` lists the options")
     (arguments,) = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
     parsed: Arguments = arguments
     return parsed

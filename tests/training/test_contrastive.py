@@ -185,6 +185,11 @@ def test_every_recipe_is_understood(tmp_path: Path) -> None:
         assert cls(**options).learning_rate > 0
 
 
+def test_a_mistyped_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "text_only", "--temprature", "1", "--output_dir", str(tmp_path)]) == 2
+    assert "unknown: --temprature 1" in capsys.readouterr().err
+
+
 def test_the_command_trains(thinker: Path, written_world: Path, tmp_path: Path) -> None:
     data = str(written_world / "index.jsonl")
     recipe = tmp_path / "short.yaml"
