@@ -25,6 +25,7 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 class TuningArguments:
     """What is trained, on what: the arguments that the stages share."""
 
+    recipe: str | None = field(default=None, metadata={"help": "name of the recipe, for the record of the run"})
     model: str = field(
         default="miniature",
         metadata={"help": "folder or Hub id of the model to start from; 'miniature' is the one that ships"},
@@ -101,4 +102,4 @@ def read_recipe(name: str, arguments_class: type[TrainingArguments]) -> dict[str
     unknown = sorted(set(recipe) - names) if isinstance(recipe, dict) else [type(recipe).__name__]
     if unknown:
         raise ValueError(f"{path} holds {', '.join(unknown)}, which {arguments_class.__name__} does not know")
-    return dict(recipe)
+    return {"recipe": path.stem, **recipe}

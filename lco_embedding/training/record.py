@@ -12,15 +12,18 @@ from typing import Any
 from transformers import Trainer
 
 from lco_embedding._version import __version__
-from lco_embedding.training.adapters import ParameterCounts
+from lco_embedding.training.adapters import RECORD, ParameterCounts
 
-NAME = "training_record.json"
-"""Name of the file in a checkpoint."""
+NAME = RECORD
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
 
 # Where things are on this machine and how it reports is nobody else's business, and would only make records differ.
-PRIVATE = ("output_dir", "logging_dir", "run_name", "hub_token", "resume_from_checkpoint", "data", "eval_data", "model")
+PRIVATE = (
+    *("output_dir", "logging_dir", "run_name", "hub_token", "resume_from_checkpoint"),
+    # These have a place of their own.
+    *("recipe", "data", "eval_data", "model"),
+)
 
 
 def write_record(
@@ -49,6 +52,7 @@ def write_record(
         earlier["losses"] = [*earlier["losses"][:1], *earlier["losses"][-1:]]
     record = {
         "stage": stage,
+        "recipe": arguments.recipe,
         "base": _base_name(arguments.model),
         "data": [Path(path).name for path in arguments.data],
         "rows": len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
