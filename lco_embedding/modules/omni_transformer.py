@@ -22,7 +22,7 @@ from lco_embedding.modules import prompts, settings
 from lco_embedding.modules.backbones import Backbone, embedding_config, find_backbone
 from lco_embedding.modules.batching import Row, join_features, pad
 from lco_embedding.modules.features import MediaReader, splice
-from lco_embedding.modules.inputs import Block, InputError, Item, Message, Problem, sort_inputs
+from lco_embedding.modules.inputs import Block, InputError, Item, Message, Problem, sort_inputs, without_absent
 from lco_embedding.modules.media import MediaError
 from lco_embedding.modules.settings import ProcessingKwargs
 
@@ -298,7 +298,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         """
         if not len(inputs):
             return {}
-        items, problems = self.sort(inputs, processing_kwargs)
+        items, problems = self.sort([without_absent(value) for value in inputs], processing_kwargs)
         if not problems:
             rows, problems = self.rows(items, prompt, processing_kwargs, **kwargs)
         if problems:
