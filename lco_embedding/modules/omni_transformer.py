@@ -14,6 +14,7 @@ from safetensors import safe_open
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.transformer import set_temporary_class_attrs
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
@@ -23,6 +24,7 @@ from lco_embedding.modules.backbones import Backbone, embedding_config, find_bac
 from lco_embedding.modules.batching import Row, join_features, pad
 from lco_embedding.modules.features import MediaReader, splice
 from lco_embedding.modules.inputs import Block, InputError, Item, Message, Problem, sort_inputs, without_absent
+from lco_embedding.modules.like_lengths import forward_by_length
 from lco_embedding.modules.media import MediaError
 from lco_embedding.modules.settings import ProcessingKwargs
 
@@ -459,7 +461,11 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         """
         positions = features.get("row_position_ids")
         if positions is None:
-            return super().forward(features, **kwargs)  # type: ignore[no-any-return]
+            # What is asked for beyond embeddings, as the states of all layers, is of one pass; and where each process
+            # holds a part of the weights, all have to make as many passes.
+            apart = not kwargs and not isinstance(next(self.model.parameters()), DTensor)
+            grouped = forward_by_length(super().forward, features) if apart else None
+            return super().forward(features, **kwargs) if grouped is None else grouped
         known = {key: value for key, value in features.items() if key != "row_position_ids"}
         output = super().forward(known, position_ids=positions.transpose(0, 1), **kwargs)
         features.update(output)

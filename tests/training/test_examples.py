@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Audio, Dataset, Features, Image, Value
+from datasets import Audio, Dataset, Image
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.training import contrastive
@@ -32,8 +32,7 @@ def stored(kind: str, home: Path, content: dict[str, bytes]) -> str:
     """Write a data set of texts with images and sounds in one of the storages, and return its name."""
     images = [{"bytes": content["image"], "path": None}] * 4
     sounds = [{"bytes": content["audio"], "path": None}] * 4
-    features = Features({"negative": Audio(decode=False), "anchor": Value("string"), "positive": Image(decode=False)})
-    dataset = Dataset.from_dict({"negative": sounds, "anchor": TEXTS, "positive": images}, features=features)
+    dataset = Dataset.from_dict({"negative": sounds, "anchor": TEXTS, "positive": images})
     # As others would have written it: media are to be decoded.
     dataset = dataset.cast_column("positive", Image()).cast_column("negative", Audio())
     if kind == "folder":
