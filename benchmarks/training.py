@@ -83,8 +83,8 @@ def make_words(rng: np.random.Generator) -> list[str]:
 
 
 def make_texts(words: list[str], count: int, rng: np.random.Generator) -> list[str]:
-    """Return texts of 4 to 400 words: sentences and passages, as data sets that are mixed for retrieval hold them."""
-    lengths = np.clip(rng.lognormal(3.0, 1.0, count).astype(int), 4, 400)
+    """Return texts of 4 to 150 words, half of them below 15: sentences, and passages as retrieval has them."""
+    lengths = np.clip(rng.lognormal(2.7, 0.9, count).astype(int), 4, 150)
     return [" ".join(words[rank] for rank in np.minimum(rng.zipf(1.3, n) - 1, WORDS - 1)) for n in lengths]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from torch.utils.data import BatchSampler, SequentialSampler
+from transformers.integrations import deepspeed
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.training.contrastive import ContrastiveArguments, train
@@ -101,6 +103,7 @@ for name in RUNS:
 run("text, plain", model, output / ("writes" + rank), 2, save_strategy="steps", save_steps=2, keep="merged")
 data = output.parent / "eval.jsonl"
 best = {"eval_data": [str(data)], "eval_retrieval": True, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+best["per_device_eval_batch_size"] = 1
 best |= {"save_strategy": "steps", "load_best_model_at_end": True, "metric_for_best_model": "cosine_ndcg@10"}
 run("kinds, plain", model, output / "best", 2, **best)
 """
@@ -227,18 +230,18 @@ def test_accelerate_launches_fsdp_as_configured(monkeypatch: pytest.MonkeyPatch)
     assert plugin.min_num_params == 20_000_000
 
 
-def test_transformers_fills_in_zero2() -> None:
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig, HfTrainerDeepSpeedConfig
+def test_accelerate_reads_zero2() -> None:
+    """As far as can be told without DeepSpeed: what is left to the arguments is what transformers fills in."""
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
 
-    config = HfTrainerDeepSpeedConfig(str(LAUNCH / "zero2.json"))
-    assert HfDeepSpeedConfig(str(LAUNCH / "zero2.json")).get_value("zero_optimization.stage") == 2
-    arguments = ContrastiveArguments(
-        output_dir="unused", per_device_train_batch_size=6, save_on_each_node=True, use_cpu=True, max_grad_norm=0.5
-    )
-    config.trainer_config_process(arguments)
-    assert config.get_value("train_micro_batch_size_per_gpu") == 6
-    assert config.get_value("gradient_clipping") == 0.5
-    assert config.get_value("checkpoint.use_node_local_storage") is True
+    config = HfDeepSpeedConfig(str(LAUNCH / "zero2.json"))
+    assert config.is_zero2()
+    assert not config.is_offload()
+    source = inspect.getsource(deepspeed.HfTrainerDeepSpeedConfig)
+    automatic = [key for key, value in config.config.items() if value == "auto"]
+    assert {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_clipping"} <= set(automatic)
+    assert all(f'"{key}"' in source for key in automatic)
+    assert "use_node_local_storage" in source, "--save_on_each_node no longer keeps parts on each node"
 
 
 def test_whole_tensors_are_saved_in_the_place_of_shards(model: LCOEmbedding, tmp_path: Path) -> None:
