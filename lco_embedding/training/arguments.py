@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import is_tensorboard_available
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -59,6 +60,16 @@ class TuningArguments:
             "saved with the checkpoint"
         },
     )
+
+    def __post_init__(self) -> None:
+        """Check, before anything is loaded, that what is to be reported to is there.
+
+        Raises:
+            ImportError: Tensorboard is not installed.
+        """
+        super().__post_init__()  # type: ignore[misc]
+        if "tensorboard" in getattr(self, "report_to", ()) and not is_tensorboard_available():
+            raise ImportError('report_to=tensorboard needs tensorboard: pip install "lco-embedding[tensorboard]"')
 
 
 def parse(arguments_class: type[Arguments], argv: Sequence[str], prog: str) -> Arguments:

@@ -176,6 +176,12 @@ def test_events_are_written_for_tensorboard(thinker: Path, tmp_path: Path, monke
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
 
 
+def test_missing_tensorboard_names_the_remedy(thinker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lco_embedding.training.arguments.is_tensorboard_available", lambda: False)
+    with pytest.raises(ImportError, match=r'pip install "lco-embedding\[tensorboard\]"'):
+        arguments_for(thinker, tmp_path, report_to="tensorboard")
+
+
 def test_any_to_any_rows_of_all_kinds_train(thinker: Path, written_world: Path, tmp_path: Path) -> None:
     index = str(written_world / "index.jsonl")
     options = {"data": [index], "eval_data": [index], "mini_batch_size": 2, "false_negative_margin": 0.0}
