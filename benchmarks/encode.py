@@ -98,7 +98,11 @@ def build_model(folder: Path, size: str, words: list[str], dtype: str) -> None:
     from lco_embedding.miniature.architecture import CHAT_TEMPLATE, build_tokenizer
 
     rng = np.random.default_rng(0)
-    corpus = (make_text(words, 50, rng) for _ in range(2000))
+    # The words of the template and the prompts are single tokens, as they are in a real vocabulary.
+    spoken = (
+        "system You are a helpful assistant. user assistant Summarize the above text image audio video in one word:"
+    )
+    corpus = [make_text(words, 50, rng) for _ in range(2000)] + [spoken] * 500
     tokenizer = build_tokenizer(corpus, vocab_size=8000)
     tokenizer.model_max_length = 32_768
     processor = Qwen2_5OmniProcessor(
@@ -154,11 +158,21 @@ def smooth(height: int, width: int, rng: np.random.Generator) -> NDArray[np.uint
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
 
+def write_video(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
+    """Write frames of shape (frames, height, width, 3)."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
 def write_corpora(folder: Path, words: list[str], share: float) -> None:
     """Write the corpora: media files, and for each corpus a JSON list of {"text"} or {kind: path}."""
     import soundfile
-
-    from lco_embedding.miniature.world.files import write_medium
 
     rng = np.random.default_rng(1)
     corpora: dict[str, list[dict[str, str]]] = {
@@ -181,12 +195,11 @@ def write_corpora(folder: Path, words: list[str], share: float) -> None:
         soundfile.write(path, wave.astype(np.float32), rate)
         corpora["audio"].append({"audio": str(path)})
     for number in range(round(40 * share)):
-        # Of whole seconds at the 8 frames a second of the miniature's clips, of which 2 a second are seen: only then
-        # do all ways state the same times.
+        # Of whole seconds, so that just 2 frames a second are seen: only then do all ways state the same times.
         picture = smooth(240, 320, rng)
         frames = np.stack([np.roll(picture, shift, axis=1) for shift in range(8 * rng.integers(2, 21))])
         path = folder / f"{number}.mp4"
-        write_medium(path, frames)
+        write_video(path, frames, 8)
         corpora["video"].append({"video": str(path)})
     parts = [corpora["short"][: round(400 * share)], corpora["long"][: round(100 * share)]]
     parts += [corpora[name][: round(40 * share)] for name in ("images", "audio")] + [
