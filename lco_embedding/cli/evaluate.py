@@ -87,7 +87,6 @@ def main(argv: Sequence[str]) -> int:
     kwargs = arguments.load_kwargs()
     options = {"batch_size": arguments.encode_options()["batch_size"], "show_progress_bar": sys.stderr.isatty()}
     command = _command(argv)
-    failed = False
     if not arguments.tasks:
         return int(_evaluate_data(arguments, _load(arguments, kwargs), options, command))
     _require_mteb()
@@ -164,9 +163,14 @@ def _evaluate_data(arguments: EvaluateArguments, model: LCOEmbedding, options: d
 
     failed = False
     for path in arguments.data:
-        result = evaluate_pairs(model, path, arguments.bootstrap, arguments.seed, **options)
-        for error in result.errors:
-            print(error, file=sys.stderr)
+        try:
+            result = evaluate_pairs(model, path, arguments.bootstrap, arguments.seed, **options)
+        except ValueError as error:  # of one file, which is not to cost the others
+            print(f"{path}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        for line in result.errors:
+            print(line, file=sys.stderr)
         print(format_pairs(path, result))
         counts = {"rows": result.rows, "left out": len(result.errors)}
         for way, each in result.directions.items():
@@ -200,9 +204,9 @@ def format_scores(title: str, model: str, scores: Sequence[TaskScore]) -> str:
         lines.append(line(category, f"{done}/{len(group)}", mean(group)))
         lines += [line(f"  {score.name}", "", score.score, "failed" if score.error else "") for score in group]
     done = sum(score.score is not None for score in scores)
-    note = "" if done == len(scores) else "not all tasks: not comparable"
-    lines.append(line("mean over tasks", f"{done}/{len(scores)}", mean(scores), note))
     published = [figure for figure in PUBLISHED if figure.benchmark == title]
+    note = "not all tasks, so not comparable" if published and done < len(scores) else ""
+    lines.append(line("mean over tasks", f"{done}/{len(scores)}", mean(scores), note))
     if published:
         lines.append("published, not run here:")
         lines += [line(f"  {each.model}", str(each.tasks), each.mean / 100, each.source) for each in published]
@@ -215,18 +219,18 @@ def format_pairs(path: str, result: PairRetrieval) -> str:
     names = [*(f"R@{k}" for k in next(iter(result.directions.values())).recall), "MRR", "nDCG@10"]
     width = max(map(len, result.directions)) + 2
     lines = [f"{path}: {result.rows} rows{left_out}; in percent, with intervals of 95%"]
-    lines.append(f"{'':<{width}}{'queries':>8}{'documents':>11}" + "".join(f"{name:>20}" for name in names))
+    lines.append(f"{'':<{width}}{'queries':>8}{'documents':>11}" + "".join(f"{name:>22}" for name in names))
     for direction, each in result.directions.items():
         estimates = [*each.recall.values(), each.mrr, each.ndcg[10]]
         shown = [f"{100 * one.value:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]" for one in estimates]
         counts = f"{each.queries:>8}{each.documents:>11}"
-        lines.append(f"{direction:<{width}}{counts}" + "".join(f"{text:>20}" for text in shown))
+        lines.append(f"{direction:<{width}}{counts}" + "".join(f"{text:>22}" for text in shown))
     return "\n".join(lines)
 
 
 def _command(argv: Sequence[str]) -> str:
     """Return the command as it is filed: files by their names, as where they lie is nobody else's business."""
-    words = [Path(word).name if os.sep in word and Path(word).exists() else word for word in argv]
+    words = [Path(word).name if Path(word).is_absolute() or Path(word).exists() else word for word in argv]
     return shlex.join(["lco-embedding", "evaluate", *words])
 
 
