@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +88,9 @@ def main(argv: Sequence[str]) -> int:
     command = _command(argv)
     if not arguments.tasks:
         return int(_evaluate_data(arguments, _load(arguments, kwargs), options, command))
-    _require_mteb()
+    from lco_embedding.evaluation import require_mteb
+
+    require_mteb()
     from lco_embedding.evaluation.mteb_encoder import MtebEncoder
     from lco_embedding.evaluation.tasks import find_tasks
 
@@ -232,9 +233,3 @@ def _command(argv: Sequence[str]) -> str:
     """Return the command as it is filed: files by their names, as where they lie is nobody else's business."""
     words = [Path(word).name if Path(word).is_absolute() or Path(word).exists() else word for word in argv]
     return shlex.join(["lco-embedding", "evaluate", *words])
-
-
-def _require_mteb() -> None:
-    if find_spec("mteb") is None:
-        hint = "" if sys.version_info >= (3, 11) else ", with Python 3.11 or later"
-        raise ImportError(f"--tasks needs mteb: pip install 'lco-embedding[evaluate]'{hint}")

@@ -251,8 +251,10 @@ def test_mistyped_names_are_told_before_a_model_is_loaded(capsys: pytest.Capture
 def test_without_mteb_the_extra_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lco_embedding.cli import evaluate
+    from lco_embedding import evaluation
 
-    monkeypatch.setattr(evaluate, "find_spec", lambda name: None)
+    monkeypatch.setattr(evaluation, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="evaluate"):
+        _ = evaluation.MtebEncoder
     assert main(["evaluate", "--tasks", "seadoc", "--output", str(tmp_path)]) == 2
     assert "pip install 'lco-embedding[evaluate]'" in capsys.readouterr().err
