@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from lco_embedding.evaluation.pairs import PairRetrieval
     from lco_embedding.evaluation.tasks import TaskGroup
 
+ROWS = 64
+"""Items in a batch of a task, at most, unless told: without it mteb says 32."""
+
 
 @dataclass(frozen=True)
 class EvaluateArguments(ModelArguments):
@@ -84,7 +87,8 @@ def main(argv: Sequence[str]) -> int:
     if not os.access(output, os.W_OK):
         raise ValueError(f"--output {output} can't be written")
     kwargs = arguments.load_kwargs()
-    options = {"batch_size": arguments.encode_options()["batch_size"], "show_progress_bar": sys.stderr.isatty()}
+    options = {**arguments.encode_options(), "show_progress_bar": sys.stderr.isatty()}
+    options.pop("load_audio_from_video", None)  # one of the settings, so that it is filed with the results
     command = _command(argv)
     if not arguments.tasks:
         return int(_evaluate_data(arguments, _load(arguments, kwargs), options, command))
@@ -129,6 +133,7 @@ def _evaluate_tasks(
     logging.getLogger("mteb.evaluate").setLevel(logging.CRITICAL)
     meta = encoder.mteb_model_meta
     cache = ResultCache(arguments.output)
+    options = {"batch_size": ROWS, **options}
     failed = False
     for group in groups:
         scores = []
