@@ -27,6 +27,7 @@ COMMANDS = {
     "world": ("lco_embedding.cli.world", "Write the miniature's world to a folder, to train and test on."),
     "pretrain": ("lco_embedding.training.generative", "Train a model to answer about media (stage 1)."),
     "train": ("lco_embedding.training.contrastive", "Train a model to embed (stage 2)."),
+    "evaluate": ("lco_embedding.cli.evaluate", "Judge a model, by benchmarks of mteb or pairs of your own."),
 }
 """The module of each command, and what it does."""
 

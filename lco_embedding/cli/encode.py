@@ -143,7 +143,7 @@ def _rows_of(path: Path) -> list[Row]:
 
 
 def _row_of_line(path: Path, number: int, line: str) -> Row:
-    from lco_embedding.training.json_lines import resolve
+    from lco_embedding.json_lines import resolve
 
     row = Row(f"{path}:{number}")
     try:

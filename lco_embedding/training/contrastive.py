@@ -32,9 +32,10 @@ from transformers import logging as transformers_logging
 from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.modules.settings import ProcessingKwargs
+from lco_embedding.sides import input_of
 from lco_embedding.training.adapters import Towers, count_parameters, lora_config, merge_lora, set_trainable
 from lco_embedding.training.arguments import TuningArguments, parse
-from lco_embedding.training.examples import check, input_of, open_mixture
+from lco_embedding.training.examples import check, open_mixture
 from lco_embedding.training.generative import checkpoint_to_resume
 from lco_embedding.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
 from lco_embedding.training.record import write_record

@@ -19,11 +19,11 @@ from sentence_transformers import SentenceTransformer
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.cli import main
+from lco_embedding.json_lines import RowError
 from lco_embedding.miniature.world.triplets import Triplets
 from lco_embedding.training.arguments import RECIPES, read_recipe
 from lco_embedding.training.contrastive import ContrastiveArguments, train
 from lco_embedding.training.generative import GenerativeArguments
-from lco_embedding.training.json_lines import RowError
 
 
 def arguments_for(model: Path, output: Path, **overrides: Any) -> ContrastiveArguments:
