@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +17,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-from sentence_transformers.util import batch_to_device, truncate_embeddings
+from sentence_transformers.util import truncate_embeddings
 from sentence_transformers.util.decorators import deprecated_kwargs
 from torch import Tensor, nn
 from tqdm.autonotebook import tqdm
 from transformers import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from lco_embedding.inference import MAX_ROWS, Inference, InferenceOptions
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.modules.adapters import attach_adapter
 from lco_embedding.modules.inputs import InputError, Item, Problem
@@ -36,6 +39,12 @@ OnError = Literal["raise", "nan"] | Callable[[Problem], object]
 
 # What a saved checkpoint names for our modules, so that it loads anywhere without this package.
 PLAIN_TYPES: dict[type[nn.Module], type[nn.Module]] = {OmniTransformer: Transformer, LastTokenPooling: Pooling}
+
+RUN_OPTIONS = ("max_batch_tokens", "num_workers", "reuse_prefix")
+"""Arguments of `encode` that say how it runs, beside those of Sentence Transformers."""
+
+BATCH_SIZE_POSITION = 2
+"""Where `batch_size` stands among the arguments of `SentenceTransformer.encode` after the inputs."""
 
 
 class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
@@ -224,8 +233,11 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             load_audio_from_video: Whether the sound track of videos is heard with them; the checkpoint's setting
                 unless given.
             processing_kwargs: Settings for this call; `OmniTransformer` lists them.
-            **kwargs: As in `SentenceTransformer.encode`: `batch_size`, `prompt`, `convert_to_tensor`, `truncate_dim`,
-                `normalize_embeddings`, `precision`, `device`, `pool`, `show_progress_bar`, ...
+            **kwargs: As in `SentenceTransformer.encode`: `prompt`, `convert_to_tensor`, `truncate_dim`,
+                `normalize_embeddings`, `precision`, `device`, `pool`, `show_progress_bar`, ...; and how it runs:
+                `max_batch_tokens` of a batch, padding included (found from the device and its free memory),
+                `batch_size` (an upper bound of its rows, 1024), `num_workers` (threads that decode ahead of the model,
+                0 for none), `reuse_prefix` (whether what begins every chat is computed once, True).
 
         Returns:
             Embeddings of shape (inputs, dimension), or (dimension,) for a single input.
@@ -233,6 +245,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         Raises:
             InputError: Some inputs can't be embedded, and `on_error` is `"raise"`.
             FloatingPointError: The model gave a hidden state that is not finite for some inputs.
+            MemoryError: A single input does not fit into the memory; a batch that does not is halved.
         """
         if on_error not in ("raise", "nan") and not callable(on_error):
             raise ValueError(f"on_error must be 'raise', 'nan' or a function, got {on_error!r}")
@@ -257,6 +270,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         if not slots and kwargs.get("output_value", "sentence_embedding") == "sentence_embedding":
             empty = torch.empty(0, kwargs.get("truncate_dim") or self.truncate_dim or self.get_embedding_dimension())
             return empty if kwargs.get("convert_to_tensor") else empty.numpy()
+        if len(args) <= BATCH_SIZE_POSITION:
+            kwargs.setdefault("batch_size", MAX_ROWS)
         embeddings = super().encode(slots, *args, processing_kwargs=processing_kwargs, on_error=on_error, **kwargs)
         return embeddings[0] if singular else embeddings
 
@@ -281,7 +296,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
 
     def get_model_kwargs(self) -> list[str]:
         """Return the arguments of `encode` beyond those of `SentenceTransformer`."""
-        return [*super().get_model_kwargs(), "on_error"]
+        return [*super().get_model_kwargs(), "on_error", *RUN_OPTIONS]
 
     @staticmethod
     def _input_length(sample: Any) -> int:
@@ -307,35 +322,39 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> Any:
         """Embed sorted inputs on one device; what `encode` of `SentenceTransformer` calls, here and in each worker."""
-        target = self._resolve_inference_device(device)
+        target = torch.device(self._resolve_inference_device(device))
         self.eval()
         items = [slot for slot in inputs if isinstance(slot, Item)]
         problems = [slot for slot in inputs if isinstance(slot, Problem)]
+        different, twins = _without_twins(items)
+        run_options = {key: kwargs.pop(key) for key in RUN_OPTIONS if key in kwargs}
+        if output_value != "sentence_embedding":
+            run_options["reuse_prefix"] = False
+        options = InferenceOptions(prompt, task, processing_kwargs, batch_size, **run_options)
+        inference = Inference(self.omni, lambda features: self(features, **kwargs), target, options)
         results: dict[int, Any] = {}
-        cut = 0
-        progress = tqdm(total=len(items), desc="Embedding", unit="input", disable=not show_progress_bar)
-        with progress:
-            for batch in self._batches(items, batch_size, processing_kwargs):
-                rows, failed = self.omni.rows(batch, prompt, processing_kwargs, task=task)
-                if failed and on_error == "raise":
-                    raise InputError(failed)
-                problems += failed
-                cut += sum(row.was_cut for row in rows)
-                if rows:
-                    features = batch_to_device(self.omni.collate(rows), target)
-                    output = self(features, **kwargs)
-                    bad = self._not_finite(output["sentence_embedding"], [row.item for row in rows], on_error)
-                    problems += bad
+        cut = tokens = 0
+        started = time.perf_counter()
+        with tqdm(total=len(items), desc="Embedding", unit="input", disable=not show_progress_bar) as progress:
+            for batch, output in inference.run(different):
+                rows, found = batch.rows, batch.problems
+                if found and on_error == "raise":
+                    raise InputError(found)
+                if output is not None:
+                    broken = self._not_finite(output["sentence_embedding"], [row.item for row in rows], on_error)
                     if truncate_dim is not None:
                         output["sentence_embedding"] = truncate_embeddings(output["sentence_embedding"], truncate_dim)
                     outputs = _split(output, output_value, normalize_embeddings, len(rows), save_to_cpu)
-                    broken = {problem.index for problem in bad}
-                    results |= {
-                        row.item.index: value
-                        for row, value in zip(rows, outputs, strict=True)
-                        if row.item.index not in broken
-                    }
-                progress.update(len(batch))
+                    results |= {row.item.index: value for row, value in zip(rows, outputs, strict=True)}
+                    found = [*found, *broken]
+                for problem in found:
+                    results.pop(problem.index, None)
+                    problems += [replace(problem, index=index) for index in twins[problem.index]]
+                cut += sum(len(twins[row.item.index]) for row in rows if row.was_cut)
+                tokens += sum(len(row.input_ids) for row in rows)
+                progress.set_postfix_str(f"{tokens / (time.perf_counter() - started):,.0f} tokens/s", refresh=False)
+                progress.update(sum(len(twins[index]) for index in batch.indices))
+        results = {index: results[first] for first, indices in twins.items() if first in results for index in indices}
         if cut:
             logger.warning(f"The text of {cut} input(s) is longer than the limit and was cut before the prompt.")
         if callable(on_error):
@@ -353,16 +372,6 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         missing = torch.full_like(like, float("nan"))
         return torch.stack([results.get(slot.index, missing) for slot in inputs])
 
-    def _batches(
-        self, items: Sequence[Item], batch_size: int, processing_kwargs: ProcessingKwargs | None
-    ) -> Iterator[list[Item]]:
-        """Yield batches of items of like length, the longest first."""
-        reader = self.omni.reader(processing_kwargs)
-        lengths = [reader.estimate_tokens(item) for item in items]
-        order = sorted(range(len(items)), key=lambda index: -lengths[index])
-        for start in range(0, len(order), batch_size):
-            yield [items[index] for index in order[start : start + batch_size]]
-
     @staticmethod
     def _not_finite(embeddings: Tensor, items: Sequence[Item], on_error: OnError) -> list[Problem]:
         finite = torch.isfinite(embeddings).all(dim=1).tolist()
@@ -379,6 +388,20 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
                 "or torch.float32."
             )
         return bad
+
+
+def _without_twins(items: Sequence[Item]) -> tuple[list[Item], dict[int, list[int]]]:
+    """Leave out items that say the same as an earlier one.
+
+    Returns:
+        The items that differ, and for the index of each those of its twins, itself first.
+    """
+    firsts: dict[Any, Item] = {}
+    twins: dict[int, list[int]] = {}
+    for item in items:
+        first = firsts.setdefault(item.identity, item)
+        twins.setdefault(first.index, []).append(item.index)
+    return list(firsts.values()), twins
 
 
 def _split(

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).parents[1] / "lco_embedding"
-BUILT_UPON = ("lco_embedding.training", "lco_embedding.evaluation", "lco_embedding.cli", "lco_embedding.embedding")
+BUILT_UPON = (
+    "lco_embedding.training",
+    "lco_embedding.evaluation",
+    "lco_embedding.cli",
+    "lco_embedding.embedding",
+    "lco_embedding.json_lines",
+    "lco_embedding.sides",
+)
 
 
 def imports(path: Path) -> Iterator[str]:

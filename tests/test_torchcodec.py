@@ -60,3 +60,27 @@ def test_stock_on_the_saved_checkpoint_gives_the_same_for_files(
     inputs += [{"video": str(samples / "clips" / name)} for name in CLIPS]
     cosines = (stock.encode(inputs) * shared_model.encode(inputs)).sum(axis=1)
     np.testing.assert_array_less(0.9999, cosines)
+
+
+@pytest.mark.parametrize("task", ["MockAny2AnyRetrievalT2ATask", "MockAudioReranking"])
+def test_sounds_agree_with_the_wrapper_of_mteb(shared_model: LCOEmbedding, tmp_path: Path, task: str) -> None:
+    """At 16 kHz; it resamples others by torchaudio, and can't hand the rate of frames to a checkpoint that samples."""
+    pytest.importorskip("torchaudio", exc_type=ImportError)
+    mteb = pytest.importorskip("mteb")
+    from mteb.mocks import mock_tasks
+    from mteb.models import SentenceTransformerEncoderWrapper
+
+    from lco_embedding.evaluation import MtebEncoder
+    from tests.evaluation.test_mteb_encoder import judge
+
+    shared_model.save_pretrained(tmp_path, create_model_card=False)
+    stock = SentenceTransformerEncoderWrapper(SentenceTransformer(str(tmp_path), device="cpu"))
+    kinds = ["text", "image", "audio", "video"]
+    stock.mteb_model_meta = stock.mteb_model_meta.model_copy(update={"modalities": kinds})
+    ours, score = judge(MtebEncoder(shared_model), task)
+    theirs, expected = judge(stock, task)
+    for left, right in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
+    assert score == expected
+    with pytest.raises(ValueError, match="no video metadata"):
+        mteb.evaluate(stock, mock_tasks.MockVideoRetrievalT2V(), cache=None, show_progress_bar=False)

@@ -30,6 +30,7 @@ COMMANDS = {
     "mine": ("lco_embedding.cli.mine", "Find hard negatives for training data."),
     "merge": ("lco_embedding.cli.merge", "Merge an adapter into the whole of its base model."),
     "soup": ("lco_embedding.cli.soup", "Average checkpoints or adapters."),
+    "evaluate": ("lco_embedding.cli.evaluate", "Judge a model, by benchmarks of mteb or pairs of your own."),
 }
 """The module of each command, and what it does."""
 

@@ -37,7 +37,10 @@ class ModelArguments:
     dtype: str | None = option(
         "dtype of the weights; that of the checkpoint by default", None, choices=("float32", "bfloat16", "float16")
     )
-    batch_size: int = option("inputs in a batch, at most", 32)
+    batch_size: int | None = option("inputs in a batch, at most; their tokens decide before that", None, type=int)
+    max_batch_tokens: int | None = option(
+        "tokens in a batch, at most; found from the device and its memory by default", None, type=int
+    )
     load_audio_from_video: bool = option("hear the sound track of videos together with their frames", False)
 
     def load(self) -> LCOEmbedding:
@@ -55,14 +58,16 @@ class ModelArguments:
         """Return the arguments for `LCOEmbedding.encode`.
 
         Raises:
-            ValueError: The batch size is not positive.
+            ValueError: A size of batches is not positive.
         """
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size must be at least 1, got {self.batch_size}")
-        options: dict[str, Any] = {"batch_size": self.batch_size, "show_progress_bar": False}
+        options: dict[str, Any] = {"batch_size": self.batch_size, "max_batch_tokens": self.max_batch_tokens}
+        options = {name: value for name, value in options.items() if value is not None}
+        for name, value in options.items():
+            if value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if self.load_audio_from_video:
             options["load_audio_from_video"] = True
-        return options
+        return {**options, "show_progress_bar": False}
 
 
 def parse(arguments: type[Arguments], argv: Sequence[str], prog: str) -> Arguments:

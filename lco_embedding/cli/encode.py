@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TEXT_EXTENSIONS = (".txt", ".md")
 ROW_EXTENSIONS = (".jsonl",)
 
+CHUNK = 1024
+"""Rows that are embedded between two steps of the progress bar: enough to put like with like."""
+
 
 @dataclass(frozen=True)
 class EncodeArguments(ModelArguments):
@@ -72,11 +75,10 @@ def main(argv: Sequence[str]) -> int:
     model = arguments.load()
     from tqdm.auto import tqdm
 
-    chunk = 4 * arguments.batch_size
     with tqdm(total=len(rows), unit="input", desc="Embedding") as progress:
         parts = []
-        for start in range(0, len(rows), chunk):
-            part = rows[start : start + chunk]
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK]
             parts.append(_embed(model, part, options))
             progress.update(len(part))
     write = _write_parquet if output.suffix == ".parquet" else _write_npz
@@ -141,7 +143,7 @@ def _rows_of(path: Path) -> list[Row]:
 
 
 def _row_of_line(path: Path, number: int, line: str) -> Row:
-    from lco_embedding.training.json_lines import resolve
+    from lco_embedding.json_lines import resolve
 
     row = Row(f"{path}:{number}")
     try:

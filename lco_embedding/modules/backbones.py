@@ -26,6 +26,7 @@ class Backbone:
         kinds: What it takes.
         decoder: Path of the language decoder within the model.
         towers: Paths of the encoders and projectors within the model.
+        packed_towers: Those of them that read all media of a batch as one row, cut into segments.
         lora_targets: Pattern of the decoder's linear layers, as PEFT's `target_modules` takes it.
         whole: `model_type` of the larger model that this part comes in, if any.
         config_key: Where the configuration of the larger model holds that of this part.
@@ -33,6 +34,7 @@ class Backbone:
             (`shortest_edge` and `longest_edge` being its least and most), which a cap can lower.
         max_aspect_ratio: The longest image or frame that the processor takes, as long side by short side.
         frame_multiple: Frames of a video that are joined into one.
+        rotary_axes: Axes of a token's rotary position: time, height and width, or one that counts tokens.
     """
 
     model_type: str
@@ -40,12 +42,14 @@ class Backbone:
     kinds: tuple[Kind, ...]
     decoder: str
     towers: tuple[str, ...]
+    packed_towers: tuple[str, ...] = ()
     lora_targets: str = rf".*language_model\.layers\.\d+\.{_LINEAR}"
     whole: str | None = None
     config_key: str | None = None
     size_is_area: bool = True
     max_aspect_ratio: float = 200.0
     frame_multiple: int = 2
+    rotary_axes: int = 3
 
 
 BACKBONES = (
@@ -55,6 +59,7 @@ BACKBONES = (
         kinds=("text", "image", "audio", "video"),
         decoder="language_model",
         towers=("visual", "audio_tower"),
+        packed_towers=("visual", "audio_tower"),
         whole="qwen2_5_omni",
         config_key="thinker_config",
     ),
@@ -64,6 +69,7 @@ BACKBONES = (
         kinds=("text", "image", "video"),
         decoder="language_model",
         towers=("visual",),
+        packed_towers=("visual",),
     ),
     Backbone(
         model_type="llava_next",
@@ -73,6 +79,7 @@ BACKBONES = (
         towers=("vision_tower", "multi_modal_projector"),
         size_is_area=False,
         max_aspect_ratio=float("inf"),
+        rotary_axes=1,
     ),
 )
 

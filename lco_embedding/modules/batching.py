@@ -1,4 +1,4 @@
-"""Rows into batches: padding to one length, and joining the features of all media."""
+"""Rows into batches: which of them together, padding to one length, and joining the features of all media."""
 
 from __future__ import annotations
 
@@ -31,6 +31,27 @@ class Row:
     features: list[dict[str, Tensor]] = field(default_factory=list)
     hears_video: bool = False
     was_cut: bool = False
+
+
+def plan_batches(lengths: Sequence[int], max_tokens: int, max_rows: int) -> list[list[int]]:
+    """Put rows of like length together, the longest first.
+
+    Args:
+        lengths: Tokens of each row.
+        max_tokens: Tokens of a batch at most, padding included; a row that alone has more is a batch of its own.
+        max_rows: Rows of a batch at most.
+
+    Returns:
+        For each batch the indices of its rows.
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if not batches or len(batches[-1]) == max_rows or longest * (len(batches[-1]) + 1) > max_tokens:
+            batches.append([])
+            longest = lengths[index]
+        batches[-1].append(index)
+    return batches
 
 
 def pad(tensors: Sequence[Tensor], value: int, side: Literal["left", "right"]) -> Tensor:

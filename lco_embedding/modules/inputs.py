@@ -79,6 +79,12 @@ class Block:
     extent: media.Extent = NO_EXTENT
 
     @property
+    def identity(self) -> tuple[str, Any]:
+        """A key that blocks share only if they say the same."""
+        is_value = isinstance(self.value, str | bytes | os.PathLike)
+        return self.kind, self.value if is_value else id(self.value)
+
+    @property
     def source(self) -> str:
         """How an error names this block."""
         return "text" if self.kind == "text" else f"{self.kind} {describe(self.value)}"
@@ -103,6 +109,11 @@ class Item:
     def blocks(self) -> list[Block]:
         """Every block of every message, in order."""
         return [block for message in self.messages for block in message.blocks]
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """A key that items share only if they say the same: of media, paths and bytes, or one and the same object."""
+        return tuple((message.role, *(block.identity for block in message.blocks)) for message in self.messages)
 
     @property
     def media(self) -> list[Block]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
+from transformers.cache_utils import Cache
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from lco_embedding.modules import prompts, settings
@@ -26,6 +29,8 @@ from lco_embedding.modules.features import MediaReader, splice
 from lco_embedding.modules.inputs import Block, InputError, Item, Message, Problem, sort_inputs, without_absent
 from lco_embedding.modules.like_lengths import forward_by_length
 from lco_embedding.modules.media import MediaError
+from lco_embedding.modules.prefix_cache import cache_prefix
+from lco_embedding.modules.segment_attention import use_segment_attention
 from lco_embedding.modules.settings import ProcessingKwargs
 
 HEADS = ("lm_head.weight", "thinker.lm_head.weight", "language_model.lm_head.weight")
@@ -82,6 +87,8 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         )
         if self.unloaded_parameters:
             self.backbone = replace(self.backbone, kinds=("text",))
+        for tower in self.backbone.packed_towers:
+            use_segment_attention(self.model.get_submodule(tower))
         if self.processor.chat_template is None:
             raise ValueError(f"{model_name_or_path} has no chat template; pass one in processor_kwargs")
 
@@ -253,8 +260,13 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
     @property
     def max_text_tokens(self) -> int:
         """Tokens that a chat may hold: the checkpoint's `max_seq_length`, at most the context of the decoder."""
+        return min(self.tokenizer.model_max_length or self.context, self.context)
+
+    @property
+    def context(self) -> int:
+        """Tokens that the decoder can read at once."""
         context: int = self.config.get_text_config().max_position_embeddings
-        return min(self.tokenizer.model_max_length or context, context)
+        return context
 
     def reader(self, processing_kwargs: ProcessingKwargs | None = None) -> MediaReader:
         """Return the reader of media under the settings of a call, which go over those of the checkpoint.
@@ -323,6 +335,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         reader = self.reader(processing_kwargs)
         template_kwargs = self._template_kwargs(reader.settings, task)
         limit = max_length or reader.settings.get("text", {}).get("max_length")
+        max_text_tokens = self.max_text_tokens
         rows: list[Row] = []
         problems: list[Problem] = []
         for item in items:
@@ -330,7 +343,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             if isinstance(row, Row):
                 try:
                     shown = self._with_system(item, prompt)
-                    row.item = self._fit(shown, sum(map(len, row.media_ids)), limit, template_kwargs)
+                    row.item = self._fit(shown, sum(map(len, row.media_ids)), max_text_tokens, limit, template_kwargs)
                     row.was_cut = row.item is not shown
                     rows.append(row)
                 except MediaError as error:
@@ -378,12 +391,17 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             return item
         return Item(item.index, (Message("system", (Block("text", prompt),)), *item.messages))
 
-    def _fit(self, item: Item, media_tokens: int, limit: int | None, template_kwargs: dict[str, Any]) -> Item:
-        """Cut the text of an item to the limits; what is around it, and media, are never cut."""
+    def _fit(
+        self, item: Item, media_tokens: int, most: int, limit: int | None, template_kwargs: dict[str, Any]
+    ) -> Item:
+        """Cut the text of an item to `most` tokens of the chat and to the limit; media and what is around are kept."""
         size = sum(len(block.value.encode()) for block in item.blocks if block.kind == "text")
-        fixed = 0
         # No tokenizer makes more tokens than bytes, and the template takes less than so many for each message.
-        if size + media_tokens + TEMPLATE_TOKENS * len(item.messages) > self.max_text_tokens:
+        is_short = size + media_tokens + TEMPLATE_TOKENS * len(item.messages) <= most
+        if is_short and (limit is None or size <= limit):
+            return item
+        fixed = 0
+        if not is_short:
             bare = Item(
                 item.index,
                 tuple(
@@ -396,14 +414,28 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
                 ),
             )
             fixed = len(prompts.encode(self.tokenizer, [prompts.render(self.processor, bare, template_kwargs)])[0])
-        context = self.config.get_text_config().max_position_embeddings
+        context = self.context
         if fixed + media_tokens > context:
             raise MediaError(
                 f"its media take {media_tokens} tokens, more than the context of {context}; "
                 "lower max_pixels or max_frames, or split it"
             )
-        budget = min(self.max_text_tokens - fixed, context - fixed - media_tokens, limit or self.max_text_tokens)
+        budget = min(most - fixed, context - fixed - media_tokens, limit or most)
         return prompts.cut_text(self.tokenizer, item, max(budget, 1))
+
+    def prefix(
+        self, prompt: str | None = None, processing_kwargs: ProcessingKwargs | None = None, task: str | None = None
+    ) -> list[int]:
+        """Return the tokens with which every chat of a call begins, whatever is in it; the `prompt` is among them."""
+        template_kwargs = self._template_kwargs(self.reader(processing_kwargs).settings, task)
+        probes = [Item(0, (Message("user", (Block("text", text),)),)) for text in ("a", "z")]
+        texts = [prompts.render(self.processor, self._with_system(probe, prompt), template_kwargs) for probe in probes]
+        first, other = prompts.encode(self.tokenizer, texts)
+        return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, other, strict=False))]
+
+    def cache_prefix(self, ids: list[int]) -> Cache:
+        """Compute the keys and values of a prefix, for `inference_batch`."""
+        return cache_prefix(self.model.get_submodule(self.backbone.decoder), ids)
 
     # --- batches ----------------------------------------------------------------------------------------------------
 
@@ -414,18 +446,10 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             What `preprocess` returns.
         """
         side = self.tokenizer.padding_side
-        pad_id = self.tokenizer.pad_token_id
-        ids = [torch.tensor(row.input_ids) for row in rows]
-        batch: dict[str, Any] = {
-            # Padding is masked, so that where a tokenizer names no token for it, any will do.
-            "input_ids": pad(ids, 0 if pad_id is None else pad_id, side),
-            "attention_mask": pad([torch.ones_like(row) for row in ids], 0, side),
-            "modality": "message",
-        }
+        batch = self._pad(rows, side)
         if "mm_token_type_ids" in self.processor.model_input_names:
             types = self.processor.create_mm_token_type_ids([row.input_ids for row in rows])
             batch["mm_token_type_ids"] = pad([torch.tensor(row) for row in types], 0, side)
-        batch |= join_features(entry for row in rows for entry in row.features)
         for key, kind in (("pixel_values", "image"), ("pixel_values_videos", "video")):
             if key in batch:
                 counts = [sum(block.kind == kind for block in row.item.blocks) for row in rows]
@@ -434,39 +458,79 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             batch["row_position_ids"] = pad([self._positions(row) for row in rows], 1, side)
         return batch
 
+    def inference_batch(self, rows: Sequence[Row], start: int = 0) -> dict[str, Any]:
+        """Make a batch that is cheaper to run than that of `collate`, and gives the same embeddings.
+
+        Padding is on the right, where causal attention keeps it from being seen, so that no mask is needed; and what
+        stands before `start` is left out, for a prefix that is cached (`features["prefix"]`).
+
+        Args:
+            rows: The rows.
+            start: How many tokens the cached prefix has, with which all rows begin.
+
+        Returns:
+            As `collate`, but for the tokens from `start` on.
+        """
+        batch = self._pad(rows, "right", start)
+        if self.backbone.rotary_axes > 1:
+            batch["row_position_ids"] = pad([self._positions(row)[:, start:] for row in rows], 1, "right")
+        return {**batch, "prefix": None}
+
+    def _pad(self, rows: Sequence[Row], side: Literal["left", "right"], start: int = 0) -> dict[str, Any]:
+        pad_id = self.tokenizer.pad_token_id
+        ids = [torch.tensor(row.input_ids[start:]) for row in rows]
+        return {
+            # Padding is masked, so that where a tokenizer names no token for it, any will do.
+            "input_ids": pad(ids, 0 if pad_id is None else pad_id, side),
+            "attention_mask": pad([torch.ones_like(row) for row in ids], 0, side),
+            "modality": "message",
+            **join_features(entry for row in rows for entry in row.features),
+        }
+
     def _positions(self, row: Row) -> Tensor:
         """Compute the positions of one row, of shape (3, tokens).
 
         Upstream decides for a whole batch whether videos are heard, and then miscounts those that are not.
         """
+        if not row.features:
+            return torch.arange(len(row.input_ids)).expand(3, -1)
         ids = torch.tensor([row.input_ids])
         features = join_features(row.features)
         mask = features.get("feature_attention_mask")
-        positions, _ = self.model.get_rope_index(
-            ids,
-            features.get("image_grid_thw"),
-            features.get("video_grid_thw"),
-            torch.ones_like(ids),
-            row.hears_video,
-            None if mask is None else mask.sum(-1),
-            features.get("video_second_per_grid"),
-        )
+        known: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "image_grid_thw": features.get("image_grid_thw"),
+            "video_grid_thw": features.get("video_grid_thw"),
+            # What Qwen2.5-Omni calls them, and Qwen2.5-VL.
+            "second_per_grids": features.get("video_second_per_grid"),
+            "second_per_grid_ts": features.get("second_per_grid_ts"),
+            "audio_seqlens": None if mask is None else mask.sum(-1),
+            "use_audio_in_video": row.hears_video,
+        }
+        if "mm_token_type_ids" in self.processor.model_input_names:
+            known["mm_token_type_ids"] = torch.tensor(self.processor.create_mm_token_type_ids([row.input_ids]))
+        taken = signature(self.model.get_rope_index).parameters
+        positions, _ = self.model.get_rope_index(**{key: value for key, value in known.items() if key in taken})
         return positions[:, 0].cpu()  # type: ignore[no-any-return]
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Run the model on features of `preprocess`.
+        """Run the model on features of `preprocess` or `inference_batch`.
 
         Returns:
             The features with `token_embeddings`, the last hidden states, of shape (rows, tokens, dimension).
         """
-        positions = features.get("row_position_ids")
-        if positions is None:
-            # What is asked for beyond embeddings, as the states of all layers, is of one pass; and where each process
-            # holds a part of the weights, all have to make as many passes.
-            apart = not kwargs and not isinstance(next(self.model.parameters()), DTensor)
-            grouped = forward_by_length(super().forward, features) if apart else None
-            return super().forward(features, **kwargs) if grouped is None else grouped
-        known = {key: value for key, value in features.items() if key != "row_position_ids"}
-        output = super().forward(known, position_ids=positions.transpose(0, 1), **kwargs)
-        features.update(output)
+        known = dict(features)
+        positions = known.pop("row_position_ids", None)
+        if positions is not None:
+            kwargs["position_ids"] = positions.transpose(0, 1)
+        if "prefix" in known:
+            kwargs |= {"past_key_values": known.pop("prefix"), "attention_mask": None, "use_cache": False}
+        # What is asked for beyond embeddings, as the states of all layers, is of one pass; and where each process holds a
+        # part of the weights, all have to make as many passes.
+        if not kwargs and not isinstance(next(self.model.parameters()), DTensor):
+            grouped = forward_by_length(super().forward, features)
+            if grouped is not None:
+                return grouped
+        features.update(super().forward(known, **kwargs))
         return features

@@ -10,7 +10,8 @@ from typing import Any
 from sentence_transformers.base.evaluation import BaseEvaluator, SequentialEvaluator
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-from lco_embedding.training.examples import input_of, open_data
+from lco_embedding.sides import input_of
+from lco_embedding.training.examples import open_data
 
 
 def retrieval_evaluator(paths: Sequence[str], batch_size: int = 32) -> BaseEvaluator:

@@ -1,9 +1,4 @@
-"""Any-to-any rows: what is trained to lie together and apart, of any kind and mixture of kinds.
-
-A row has an `anchor`, a `positive` and optionally a `negative` (or `negative_1`, `negative_2`, ...). Each is a side:
-an input of any form that `encode` takes, or an object with some of `text`, `image_path`, `audio_path` and
-`video_path`, of which "" means absent (the format of the data that LCO-Emb released, and the last two are ours).
-"""
+"""Any-to-any rows as data sets: what is trained to lie together and apart (`lco_embedding.sides` has the format)."""
 
 from __future__ import annotations
 
@@ -13,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lco_embedding.modules.inputs import KINDS
-from lco_embedding.training.json_lines import MEDIA_KEYS, JsonLines, RowError, resolve
+from lco_embedding.json_lines import MEDIA_KEYS, JsonLines, RowError, resolve
+from lco_embedding.sides import SIDE, input_of, is_column_of_sides, parse_side
 from lco_embedding.training.mixture import rows_of_epoch
 
 if TYPE_CHECKING:
@@ -22,33 +17,7 @@ if TYPE_CHECKING:
 
     from lco_embedding.modules import OmniTransformer
 
-SIDE = ("image_path", "audio_path", "video_path", "text")
-"""The keys of a side, in the order in which the model reads them: LCO-Emb was trained with images before text."""
-
 CHECKED_AT_ONCE = 1024
-
-
-def input_of(side: Any) -> Any:
-    """Return a side as an input of `encode`.
-
-    Args:
-        side: An object of `SIDE` keys or of kinds, of which "" and None mean absent, or an input already.
-
-    Returns:
-        A dict with some of `image`, `audio`, `video` and `text`: those of `SIDE` keys in this order, others in their
-        own. Other values are returned as they are.
-    """
-    if not isinstance(side, Mapping) or not side or not side.keys() <= {*SIDE, *KINDS}:
-        return side
-    keys = [key for key in SIDE if key in side] if side.keys() <= set(SIDE) else side
-    # Media may be arrays, which compare element by element.
-    absent = [key for key in keys if side[key] is None or (isinstance(side[key], str) and not side[key])]
-    return {key.removesuffix("_path"): side[key] for key in keys if key not in absent}
-
-
-def is_column_of_sides(name: str) -> bool:
-    """Tell whether a key of a row names a side."""
-    return name in ("anchor", "positive", "negative") or name.startswith("negative_")
 
 
 def open_data(path: str, streaming: bool = False) -> Dataset | IterableDataset:
@@ -133,18 +102,7 @@ def _sides(rows: JsonLines, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         row = rows[index]
         if not isinstance(row, dict) or not set(columns) <= row.keys():
             raise RowError(f"{rows.name(index)}: expected {', '.join(columns)}, as in the first row")
-        yield {name: _side(row[name], f"{rows.name(index)}: {name}") for name in columns}
-
-
-def _side(value: Any, where: str) -> dict[str, str]:
-    value = {"text": value} if isinstance(value, str) else value
-    if not isinstance(value, dict):
-        raise RowError(f"{where} must be a text or an object, got {type(value).__name__}")
-    side = {key if key == "text" or key.endswith("_path") else f"{key}_path": entry for key, entry in value.items()}
-    unknown = sorted(set(side) - set(SIDE))
-    if unknown or not all(isinstance(entry, str | None) for entry in side.values()):
-        raise RowError(f"{where} must hold strings under {', '.join(SIDE)}, got {value}")
-    return {key: side.get(key) or "" for key in SIDE}
+        yield {name: parse_side(row[name], f"{rows.name(index)}: {name}") for name in columns}
 
 
 def open_mixture(

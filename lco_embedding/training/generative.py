@@ -23,6 +23,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 from transformers import logging as transformers_logging
 from transformers.trainer_utils import get_last_checkpoint
 
+from lco_embedding.json_lines import JsonLines
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.modules import OmniTransformer, prompts
 from lco_embedding.modules.batching import Row, pad
@@ -30,7 +31,6 @@ from lco_embedding.modules.features import splice
 from lco_embedding.modules.inputs import InputError, Item, Problem, sort_inputs
 from lco_embedding.training.adapters import count_parameters, lora_config, set_trainable
 from lco_embedding.training.arguments import TuningArguments, parse
-from lco_embedding.training.json_lines import JsonLines
 from lco_embedding.training.mixture import Mixture, Rows
 from lco_embedding.training.record import write_record
 

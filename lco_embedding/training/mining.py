@@ -23,8 +23,9 @@ from sentence_transformers.util import mine_hard_negatives
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lco_embedding.training.examples import SIDE, input_of, open_data
-from lco_embedding.training.json_lines import JsonLines
+from lco_embedding.json_lines import JsonLines
+from lco_embedding.sides import SIDE, input_of
+from lco_embedding.training.examples import open_data
 
 Side = dict[str, str]
 Row = dict[str, Any]

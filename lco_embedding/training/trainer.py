@@ -18,9 +18,10 @@ from torch import Tensor, distributed, nn
 from transformers import Trainer, TrainerCallback
 from transformers import logging as transformers_logging
 
+from lco_embedding.json_lines import RowError
 from lco_embedding.modules.inputs import InputError
-from lco_embedding.training.examples import find_row, input_of
-from lco_embedding.training.json_lines import RowError
+from lco_embedding.sides import input_of
+from lco_embedding.training.examples import find_row
 
 logger = transformers_logging.get_logger(__name__)
 

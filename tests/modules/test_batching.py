@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import torch
 
-from lco_embedding.modules.batching import join_features, pad
+from lco_embedding.modules.batching import join_features, pad, plan_batches
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -45,3 +45,14 @@ def test_one_medium_joins_to_itself() -> None:
     joined = join_features([features])
     assert torch.equal(joined["input_features"], features["input_features"])
     assert joined["video_second_per_grid"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("lengths", [[], [7], [3, 9, 1, 9, 4, 4, 2], list(range(1, 60))])
+def test_plans_hold_like_with_like(lengths: list[int]) -> None:
+    batches = plan_batches(lengths, max_tokens=20, max_rows=4)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) <= 4
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= 20
+    ordered = [lengths[index] for batch in batches for index in batch]
+    assert ordered == sorted(lengths, reverse=True)

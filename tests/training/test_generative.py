@@ -13,6 +13,7 @@ from torch import nn
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.cli import main
+from lco_embedding.json_lines import JsonLines
 from lco_embedding.miniature.world.chats import Chats
 from lco_embedding.modules.inputs import InputError
 from lco_embedding.training.generative import (
@@ -23,7 +24,6 @@ from lco_embedding.training.generative import (
     load,
     pretrain,
 )
-from lco_embedding.training.json_lines import JsonLines
 
 
 def arguments_for(model: Path, output: Path, **overrides: Any) -> GenerativeArguments:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lco_embedding.json_lines import JsonLines, RowError
 from lco_embedding.training.examples import open_mixture
-from lco_embedding.training.json_lines import JsonLines, RowError
 from lco_embedding.training.mixture import Mixture
 
 

@@ -1,0 +1,429 @@
+"""Time `encode` against the loop of LCO-Emb's model cards and against Sentence Transformers alone, on real files.
+
+    python benchmarks/encode.py                                   # all corpora, about 40 minutes on 2 cores
+    python benchmarks/encode.py --corpora short images --rounds 3
+    python benchmarks/encode.py --size 3b --device cuda           # real sizes, random weights, bfloat16
+
+A random Qwen2.5-Omni thinker is built and saved, corpora are written as files, and each way of embedding runs in a
+process of its own, in turns, so that a noisy machine treats all alike. Figures are items a second without loading, and
+the peak of resident memory beyond what the loaded model takes. The embeddings of all ways must agree.
+
+The ways:
+    official    the loop of the model cards: the generation class with all logits and hidden states, batches of 8 in the
+                order of the corpus, padded left; videos and audio are decoded by the functions of this package
+    stock       `SentenceTransformer` on the saved checkpoint, files by their paths; videos are decoded for it, as it
+                needs torchcodec and FFmpeg for files
+    ours        `LCOEmbedding` on the same checkpoint, by paths
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+HOME = Path(__file__).parent
+CORPORA = ("short", "long", "images", "audio", "video", "mixed")
+WAYS = ("official", "stock", "ours")
+LIBRARIES = ("torch", "transformers", "sentence-transformers")
+
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "small": {
+        "text": {"hidden_size": 512, "intermediate_size": 2752, "num_hidden_layers": 8, "num_attention_heads": 8},
+        "vision": {"hidden_size": 320, "intermediate_size": 860, "depth": 8, "num_heads": 4},
+        "audio": {"d_model": 320, "encoder_ffn_dim": 1280, "encoder_layers": 8, "encoder_attention_heads": 5},
+    },
+    "3b": {
+        "text": {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16},
+        "vision": {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "num_heads": 16},
+        "audio": {"d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32, "encoder_attention_heads": 20},
+    },
+    "7b": {
+        "text": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28},
+        "vision": {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "num_heads": 16},
+        "audio": {"d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32, "encoder_attention_heads": 20},
+    },
+}
+"""Widths and depths: those of Qwen2.5-Omni 3B and 7B, and a small one for CPUs, whose towers are scaled alike."""
+
+VOCABULARY = 151_936
+WORDS = 4000
+"""Different words of the texts, made of syllables; the tokenizer makes about 1.4 tokens of each."""
+
+
+# --- model and corpora ------------------------------------------------------------------------------------------------
+
+
+def make_words(rng: np.random.Generator) -> list[str]:
+    """Return made-up words of one to four syllables, none twice."""
+    syllables = [c + v + e for c in "bdfgklmnprstvz" for v in "aeiou" for e in ("", "n", "r", "s", "l")]
+    words: dict[str, None] = {}
+    while len(words) < WORDS:
+        words["".join(rng.choice(syllables, rng.integers(1, 5)))] = None
+    return list(words)
+
+
+def make_text(words: list[str], count: int, rng: np.random.Generator) -> str:
+    """Return a text of so many words, frequent ones more often, as in a language."""
+    ranks = np.minimum(rng.zipf(1.3, count) - 1, WORDS - 1)
+    return " ".join(words[rank] for rank in ranks).capitalize() + "."
+
+
+def build_model(folder: Path, size: str, words: list[str], dtype: str) -> None:
+    """Write a random LCO model of a size as a plain checkpoint."""
+    from transformers import (
+        Qwen2_5OmniProcessor,
+        Qwen2_5OmniThinkerConfig,
+        Qwen2_5OmniThinkerForConditionalGeneration,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+        WhisperFeatureExtractor,
+    )
+
+    from lco_embedding import LCOEmbedding
+    from lco_embedding.miniature.architecture import CHAT_TEMPLATE, build_tokenizer
+
+    rng = np.random.default_rng(0)
+    # The words of the template and the prompts are single tokens, as they are in a real vocabulary.
+    spoken = (
+        "system You are a helpful assistant. user assistant Summarize the above text image audio video in one word:"
+    )
+    corpus = [make_text(words, 50, rng) for _ in range(2000)] + [spoken] * 500
+    tokenizer = build_tokenizer(corpus, vocab_size=8000)
+    tokenizer.model_max_length = 32_768
+    processor = Qwen2_5OmniProcessor(
+        image_processor=Qwen2VLImageProcessor(size={"shortest_edge": 3136, "longest_edge": 1280 * 28 * 28}),
+        video_processor=Qwen2VLVideoProcessor(size={"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}),
+        feature_extractor=WhisperFeatureExtractor(feature_size=128, hop_length=160, n_fft=400, chunk_length=300),
+        tokenizer=tokenizer,
+        chat_template=CHAT_TEMPLATE,
+    )
+    parts, token_id = SIZES[size], tokenizer.convert_tokens_to_ids
+    hidden, heads = parts["text"]["hidden_size"], parts["text"]["num_attention_heads"]
+    half = hidden // heads // 2
+    sections = [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8]
+    config = Qwen2_5OmniThinkerConfig(
+        text_config={
+            **parts["text"],
+            "vocab_size": VOCABULARY,
+            "num_key_value_heads": 4 if size == "7b" else 2,
+            "max_position_embeddings": 32_768,
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={
+            **parts["vision"],
+            "out_hidden_size": hidden,
+            "window_size": 112,
+            "fullatt_block_indexes": list(range(parts["vision"]["depth"] // 4 - 1, 99, parts["vision"]["depth"] // 4)),
+        },
+        audio_config={**parts["audio"], "output_dim": hidden, "num_mel_bins": 128, "n_window": 100},
+        tie_word_embeddings=False,
+        audio_token_index=token_id("<|AUDIO|>"),
+        image_token_index=token_id("<|IMAGE|>"),
+        video_token_index=token_id("<|VIDEO|>"),
+        audio_start_token_id=token_id("<|audio_bos|>"),
+        audio_end_token_id=token_id("<|audio_eos|>"),
+        vision_start_token_id=token_id("<|vision_bos|>"),
+        vision_end_token_id=token_id("<|vision_eos|>"),
+        user_token_id=token_id("<|im_start|>"),
+    )
+    torch.manual_seed(0)
+    model = Qwen2_5OmniThinkerForConditionalGeneration(config).to(getattr(torch, dtype))
+    with tempfile.TemporaryDirectory() as raw:
+        model.save_pretrained(raw)
+        processor.save_pretrained(raw)
+        del model
+        LCOEmbedding(raw, device="cpu").save_pretrained(folder, create_model_card=False)
+
+
+def smooth(height: int, width: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return a picture of soft colours, which compresses as photographs do."""
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def write_video(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
+    """Write frames of shape (frames, height, width, 3)."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_corpora(folder: Path, words: list[str], share: float) -> None:
+    """Write the corpora: media files, and for each corpus a JSON list of {"text"} or {kind: path}."""
+    import soundfile
+
+    rng = np.random.default_rng(1)
+    corpora: dict[str, list[dict[str, str]]] = {
+        "short": [{"text": make_text(words, rng.integers(5, 21), rng)} for _ in range(round(2000 * share))],
+        "long": [{"text": make_text(words, rng.integers(5, 501), rng)} for _ in range(round(1000 * share))],
+        "images": [],
+        "audio": [],
+        "video": [],
+    }
+    for number in range(round(200 * share)):
+        height, width = rng.integers(64, 1001, 2)
+        path = folder / f"{number}.{('jpg', 'png', 'webp')[number % 3]}"
+        Image.fromarray(smooth(height, width, rng)).save(path)
+        corpora["images"].append({"image": str(path)})
+    for number in range(round(200 * share)):
+        rate = (16_000, 44_100)[number % 2]
+        times = np.arange(int(rng.uniform(1, 20) * rate)) / rate
+        wave = 0.4 * np.sin(2 * np.pi * rng.uniform(100, 800) * times) + 0.05 * rng.standard_normal(len(times))
+        path = folder / f"{number}.{('wav', 'flac', 'mp3')[number % 3]}"
+        soundfile.write(path, wave.astype(np.float32), rate)
+        corpora["audio"].append({"audio": str(path)})
+    for number in range(round(40 * share)):
+        # Of whole seconds, so that just 2 frames a second are seen: only then do all ways state the same times.
+        picture = smooth(240, 320, rng)
+        frames = np.stack([np.roll(picture, shift, axis=1) for shift in range(8 * rng.integers(2, 21))])
+        path = folder / f"{number}.mp4"
+        write_video(path, frames, 8)
+        corpora["video"].append({"video": str(path)})
+    parts = [corpora["short"][: round(400 * share)], corpora["long"][: round(100 * share)]]
+    parts += [corpora[name][: round(40 * share)] for name in ("images", "audio")] + [
+        corpora["video"][: round(10 * share)]
+    ]
+    mixed = [item for part in parts for item in part]
+    corpora["mixed"] = [mixed[index] for index in rng.permutation(len(mixed))]
+    for name, items in corpora.items():
+        (folder / f"{name}.json").write_text(json.dumps(items))
+
+
+# --- the ways ---------------------------------------------------------------------------------------------------------
+
+
+def load_official(model: Path, device: str) -> Any:
+    """Return the embedding function of the loop of the model cards."""
+    from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+    from lco_embedding.modules import media
+    from lco_embedding.modules.media import Sampling
+
+    processor = AutoProcessor.from_pretrained(model)
+    processor.tokenizer.padding_side = "left"
+    network = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(model, dtype="auto").to(device).eval()
+
+    def embed(items: list[dict[str, str]]) -> NDArray[np.float32]:
+        rows = []
+        for start in range(0, len(items), 8):
+            batch = items[start : start + 8]
+            chats = [
+                [{"role": "user", "content": [{"type": kind, "text": value} for kind, value in item.items()]}]
+                for item in batch
+            ]
+            texts = processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+            found: dict[str, list[Any]] = {
+                kind: [i[kind] for i in batch if kind in i] for kind in ("image", "audio", "video")
+            }
+            given: dict[str, Any] = {}
+            if found["image"]:
+                given["images"] = [Image.open(path).convert("RGB") for path in found["image"]]
+            if found["audio"]:
+                given["audio"] = [media.load_audio(path, 16_000, 300) for path in found["audio"]]
+            if found["video"]:
+                clips = [media.load_video(path, Sampling(), 768 * 28 * 28).frames for path in found["video"]]
+                given["videos"] = [torch.from_numpy(frames).permute(0, 3, 1, 2) for frames in clips]
+            inputs = processor(text=texts, **given, padding=True, return_tensors="pt").to(device)
+            for key in ("pixel_values", "pixel_values_videos", "input_features"):
+                if key in inputs:
+                    inputs[key] = inputs[key].to(network.dtype)
+            with torch.inference_mode():
+                states = network(**inputs, output_hidden_states=True, return_dict=True).hidden_states[-1]
+            rows.append(torch.nn.functional.normalize(states[:, -1].float(), dim=1).cpu())
+        return torch.cat(rows).numpy()
+
+    return embed
+
+
+def load_stock(model: Path, device: str) -> Any:
+    """Return the embedding function of Sentence Transformers alone, at its own batch size."""
+    from sentence_transformers import SentenceTransformer
+
+    from lco_embedding.modules import media
+    from lco_embedding.modules.media import Sampling
+
+    network = SentenceTransformer(str(model), device=device)
+
+    def given(item: dict[str, str]) -> Any:
+        kind, value = next(iter(item.items()))
+        if kind == "video":
+            clip = media.load_video(value, Sampling(), 768 * 28 * 28)
+            return {"array": clip.frames, "video_metadata": {"fps": clip.fps, "total_num_frames": len(clip.frames)}}
+        return value
+
+    def embed(items: list[dict[str, str]]) -> NDArray[np.float32]:
+        return network.encode([given(item) for item in items])
+
+    return embed
+
+
+def load_ours(model: Path, device: str) -> Any:
+    """Return the embedding function of this package."""
+    from lco_embedding import LCOEmbedding
+
+    network = LCOEmbedding(model, device=device)
+    switches = json.loads(os.environ.get("LCO_BENCHMARK_SWITCHES", "{}"))
+    return lambda items: network.encode(items, **switches)
+
+
+def resident(field: str) -> int:
+    """Return the resident memory of this process in bytes: VmRSS now, VmHWM at most since the last reset."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Embed one corpus in one way, and write the embeddings and figures."""
+    items = json.loads((arguments.folder / f"{arguments.corpus}.json").read_text())
+    items = items[:: arguments.every]
+    embed = globals()[f"load_{arguments.way}"](arguments.folder / "model", arguments.device)
+    embed(items[: min(4, len(items))])
+    on_gpu = arguments.device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS")
+    start = time.perf_counter()
+    embeddings = np.asarray(embed(items), dtype=np.float32)
+    seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM")
+    np.save(arguments.output, embeddings)
+    print(json.dumps({"items": len(items), "seconds": seconds, "memory": peak - before}))
+
+
+# --- the comparison ---------------------------------------------------------------------------------------------------
+
+
+def run(arguments: argparse.Namespace, folder: Path, corpus: str, way: str, switches: dict[str, Any]) -> dict[str, Any]:
+    """Run a way in a process of its own."""
+    every = arguments.every if way == "official" and corpus in ("short", "long") else 1
+    output = folder / f"{corpus}-{way}.npy"
+    command = [sys.executable, __file__, "--way", way, "--corpus", corpus, "--folder", str(folder)]
+    command += ["--device", arguments.device, "--every", str(every), "--output", str(output)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "LCO_BENCHMARK_SWITCHES": json.dumps(switches)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{way} on {corpus} failed:\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {**result, "every": every, "embeddings": np.load(output)}
+
+
+def compare(arguments: argparse.Namespace, folder: Path, corpus: str) -> dict[str, Any]:
+    """Run all ways on a corpus in turns, and return the medians and the ratios round by round."""
+    rounds: list[dict[str, dict[str, Any]]] = []
+    for number in range(arguments.rounds):
+        done: dict[str, dict[str, Any]] = {}
+        for way in arguments.ways:
+            if way == "official" and number and not arguments.official_each_round:
+                done[way] = rounds[0][way]
+            else:
+                done[way] = run(arguments, folder, corpus, way, json.loads(arguments.switches))
+        rounds.append(done)
+    row: dict[str, Any] = {"corpus": corpus, "items": rounds[0]["ours"]["items"]}
+    for way in arguments.ways:
+        row[way] = {
+            "items_per_second": statistics.median(each[way]["items"] / each[way]["seconds"] for each in rounds),
+            "memory_mib": statistics.median(each[way]["memory"] for each in rounds) / 2**20,
+        }
+        if way != "ours":
+            rates = [
+                each["ours"]["items"] / each["ours"]["seconds"] * each[way]["seconds"] / each[way]["items"]
+                for each in rounds
+            ]
+            row[way]["ratio"] = [min(rates), statistics.median(rates), max(rates)]
+            last = rounds[-1]
+            cosines = (last["ours"]["embeddings"][:: last[way]["every"]] * last[way]["embeddings"]).sum(1)
+            row[way]["least_cosine"] = float(cosines.min())
+    return row
+
+
+def table(rows: list[dict[str, Any]], ways: list[str]) -> str:
+    """Lay the figures out in Markdown."""
+    others = [way for way in ways if way != "ours"]
+    names = ["corpus", "items", "ours, items/s", *(f"against {way}" for way in others), "memory, MiB: ours"]
+    names += [f"memory: {way}" for way in others] + ["least cosine"]
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    for row in rows:
+        cells = [row["corpus"], f"{row['items']}", f"{row['ours']['items_per_second']:.1f}"]
+        cells += ["{1:.1f}x [{0:.1f}, {2:.1f}]".format(*row[way]["ratio"]) for way in others]
+        cells += [f"{row[way]['memory_mib']:.0f}" for way in ("ours", *others)]
+        cells.append(f"{min([row[way]['least_cosine'] for way in others], default=1.0):.7f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """Return what of the machine a figure depends on."""
+    info = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    gpu = {"gpu": torch.cuda.get_device_name()} if device.startswith("cuda") else {}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    return {"cpu": models[0] if models else platform.machine(), "cores": os.cpu_count(), **gpu, "versions": versions}
+
+
+def main() -> None:
+    """Build, write, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpora", nargs="+", choices=CORPORA, default=list(CORPORA))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--share", type=float, default=1.0, help="share of the items; 0.1 for a quick look")
+    parser.add_argument("--every", type=int, default=10, help="of texts, the official loop embeds each so-manieth")
+    parser.add_argument("--official-each-round", action="store_true", help="run the official loop in every round")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--switches", default="{}", help="arguments of our encode as JSON, to switch measures off")
+    parser.add_argument("--output", type=Path, help="JSON file of the results")
+    parser.add_argument("--folder", type=Path, help="where model and corpora are kept between runs")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--corpus", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.way:
+        work(arguments)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        if not (folder / "mixed.json").is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            words = make_words(np.random.default_rng(2))
+            build_model(folder / "model", arguments.size, words, "float32" if arguments.device == "cpu" else "bfloat16")
+            write_corpora(folder, words, arguments.share)
+        rows = []
+        for corpus in arguments.corpora:
+            rows.append(compare(arguments, folder, corpus))
+            print(table(rows, arguments.ways), flush=True)
+    if arguments.output:
+        result = {"size": arguments.size, "device": arguments.device, "rounds": arguments.rounds, "rows": rows}
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(
+            json.dumps({**result, "machine": describe_machine(arguments.device)}, indent=2) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
