@@ -526,8 +526,8 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             kwargs["position_ids"] = positions.transpose(0, 1)
         if "prefix" in known:
             kwargs |= {"past_key_values": known.pop("prefix"), "attention_mask": None, "use_cache": False}
-        # What is asked for beyond embeddings, as the states of all layers, is of one pass; and where each process holds a
-        # part of the weights, all have to make as many passes.
+        # What is asked for beyond embeddings, as the states of all layers, is of one pass; and where each process holds
+        # a part of the weights, all have to make as many passes.
         if not kwargs and not isinstance(next(self.model.parameters()), DTensor):
             grouped = forward_by_length(super().forward, features)
             if grouped is not None:
