@@ -312,8 +312,33 @@ def work(arguments: argparse.Namespace) -> None:
     embeddings = np.asarray(embed(items), dtype=np.float32)
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM")
+    figures = {"items": len(items), "seconds": seconds, "memory": peak - before}
+    if arguments.limit:
+        figures["share_of_limit"] = share_of_limit(embed, items, seconds, arguments.device)
     np.save(arguments.output, embeddings)
-    print(json.dumps({"items": len(items), "seconds": seconds, "memory": peak - before}))
+    print(json.dumps(figures))
+
+
+def share_of_limit(embed: Any, items: list[Any], seconds: float, device: str) -> float:
+    """Return the time that the matrix products alone would take at the rate of this machine, as a share of the time.
+
+    What is counted is what was computed, padding included; the rate is that of products of the decoder's own shape.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        embed(items)
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    left, right = torch.randn(4096, 512, dtype=dtype, device=device), torch.randn(512, 2752, dtype=dtype, device=device)
+    rates = []
+    for _ in range(20):
+        start = time.perf_counter()
+        for _ in range(5):
+            left @ right
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        rates.append(5 * 2 * left.shape[0] * right.numel() / (time.perf_counter() - start))
+    return float(counter.get_total_flops() / statistics.median(rates) / seconds)
 
 
 # --- the comparison ---------------------------------------------------------------------------------------------------
@@ -321,10 +346,11 @@ def work(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace, folder: Path, corpus: str, way: str, switches: dict[str, Any]) -> dict[str, Any]:
     """Run a way in a process of its own."""
-    every = arguments.every if way == "official" and corpus in ("short", "long") else 1
+    every = arguments.every if arguments.growth or (way == "official" and corpus in ("short", "long")) else 1
     output = folder / f"{corpus}-{way}.npy"
     command = [sys.executable, __file__, "--way", way, "--corpus", corpus, "--folder", str(folder)]
     command += ["--device", arguments.device, "--every", str(every), "--output", str(output)]
+    command += ["--limit"] if arguments.limit and way == "ours" else []
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "LCO_BENCHMARK_SWITCHES": json.dumps(switches)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -350,6 +376,8 @@ def compare(arguments: argparse.Namespace, folder: Path, corpus: str) -> dict[st
             "items_per_second": statistics.median(each[way]["items"] / each[way]["seconds"] for each in rounds),
             "memory_mib": statistics.median(each[way]["memory"] for each in rounds) / 2**20,
         }
+        if "share_of_limit" in rounds[0][way]:
+            row["share_of_limit"] = statistics.median(each[way]["share_of_limit"] for each in rounds)
         if way != "ours":
             rates = [
                 each["ours"]["items"] / each["ours"]["seconds"] * each[way]["seconds"] / each[way]["items"]
@@ -366,13 +394,14 @@ def table(rows: list[dict[str, Any]], ways: list[str]) -> str:
     """Lay the figures out in Markdown."""
     others = [way for way in ways if way != "ours"]
     names = ["corpus", "items", "ours, items/s", *(f"against {way}" for way in others), "memory, MiB: ours"]
-    names += [f"memory: {way}" for way in others] + ["least cosine"]
+    names += [f"memory: {way}" for way in others] + ["least cosine", "share of limit"]
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     for row in rows:
         cells = [row["corpus"], f"{row['items']}", f"{row['ours']['items_per_second']:.1f}"]
         cells += ["{1:.1f}x [{0:.1f}, {2:.1f}]".format(*row[way]["ratio"]) for way in others]
         cells += [f"{row[way]['memory_mib']:.0f}" for way in ("ours", *others)]
         cells.append(f"{min([row[way]['least_cosine'] for way in others], default=1.0):.7f}")
+        cells.append(f"{row['share_of_limit']:.0%}" if "share_of_limit" in row else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -395,6 +424,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of the items; 0.1 for a quick look")
     parser.add_argument("--every", type=int, default=10, help="of texts, the official loop embeds each so-manieth")
     parser.add_argument("--official-each-round", action="store_true", help="run the official loop in every round")
+    parser.add_argument("--limit", action="store_true", help="tell how near ours is to the rate of matrix products")
+    parser.add_argument("--growth", action="store_true", help="time ours on 1, 4 and 16 times as many short texts")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--switches", default="{}", help="arguments of our encode as JSON, to switch measures off")
@@ -413,7 +444,14 @@ def main() -> None:
             words = make_words(np.random.default_rng(2))
             build_model(folder / "model", arguments.size, words, "float32" if arguments.device == "cpu" else "bfloat16")
             write_corpora(folder, words, arguments.share)
-        rows = []
+        rows: list[dict[str, Any]] = []
+        if arguments.growth:
+            for every in (16, 4, 1):
+                arguments.every = every
+                done = run(arguments, folder, "short", "ours", {})
+                rows.append({"items": done["items"], "items_per_second": done["items"] / done["seconds"]})
+                print(rows[-1], flush=True)
+            arguments.corpora = []
         for corpus in arguments.corpora:
             rows.append(compare(arguments, folder, corpus))
             print(table(rows, arguments.ways), flush=True)
