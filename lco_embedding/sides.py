@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lco_embedding.json_lines import RowError
+from lco_embedding.modules.inputs import KINDS
 
 SIDE = ("image_path", "audio_path", "video_path", "text")
 """The keys of a side, in the order in which the model reads them: LCO-Emb was trained with images before text."""
@@ -20,14 +21,18 @@ def input_of(side: Any) -> Any:
     """Return a side as an input of `encode`.
 
     Args:
-        side: An object of `SIDE` keys, or an input already.
+        side: An object of `SIDE` keys or of kinds, of which "" and None mean absent, or an input already.
 
     Returns:
-        A dict with some of `image`, `audio`, `video` and `text`, in this order; other values as they are.
+        A dict with some of `image`, `audio`, `video` and `text`: those of `SIDE` keys in this order, others in their
+        own. Other values are returned as they are.
     """
-    if not isinstance(side, Mapping) or not side or not side.keys() <= set(SIDE):
+    if not isinstance(side, Mapping) or not side or not side.keys() <= {*SIDE, *KINDS}:
         return side
-    return {key.removesuffix("_path"): side[key] for key in SIDE if side.get(key)}
+    keys = [key for key in SIDE if key in side] if side.keys() <= set(SIDE) else side
+    # Media may be arrays, which compare element by element.
+    absent = [key for key in keys if side[key] is None or (isinstance(side[key], str) and not side[key])]
+    return {key.removesuffix("_path"): side[key] for key in keys if key not in absent}
 
 
 def is_column_of_sides(name: str) -> bool:

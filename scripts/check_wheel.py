@@ -18,12 +18,14 @@ from pathlib import Path
 
 NEEDED = (
     "lco_embedding/py.typed",
-    "lco_embedding/cli.py",
+    "lco_embedding/cli/__init__.py",
     "lco_embedding/modules/omni_transformer.py",
     "lco_embedding/miniature/checkpoint/modules.json",
     "lco_embedding/miniature/base/model.safetensors",
     "lco_embedding/miniature/stages/step-0200/model.safetensors",
     "lco_embedding/miniature/world/words.ogg",
+    "lco_embedding/training/launch/ddp.yaml",
+    "lco_embedding/training/launch/zero2.json",
     "lco_embedding/training/recipes/text_only.yaml",
     "lco_embedding/miniature/checkpoint/model.safetensors",
     "lco_embedding/miniature/checkpoint/1_Pooling/config.json",

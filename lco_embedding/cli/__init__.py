@@ -27,6 +27,9 @@ COMMANDS = {
     "world": ("lco_embedding.cli.world", "Write the miniature's world to a folder, to train and test on."),
     "pretrain": ("lco_embedding.training.generative", "Train a model to answer about media (stage 1)."),
     "train": ("lco_embedding.training.contrastive", "Train a model to embed (stage 2)."),
+    "mine": ("lco_embedding.cli.mine", "Find hard negatives for training data."),
+    "merge": ("lco_embedding.cli.merge", "Merge an adapter into the whole of its base model."),
+    "soup": ("lco_embedding.cli.soup", "Average checkpoints or adapters."),
     "evaluate": ("lco_embedding.cli.evaluate", "Judge a model, by benchmarks of mteb or pairs of your own."),
 }
 """The module of each command, and what it does."""

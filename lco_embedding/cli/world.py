@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class WorldArguments:
     """Write the miniature's world to a folder: real files, an any-to-any index and chats, to train and test on.
 
-    index.jsonl is for `lco-embedding train`, chat.jsonl for `lco-embedding pretrain`.
+    index.jsonl is for `lco-embedding train`, captions.jsonl for the same on text alone, and chat.jsonl for
+    `lco-embedding pretrain`.
     """
 
     folder: str = option("where to write", positional=True)
@@ -25,6 +26,7 @@ class WorldArguments:
     sounds: int = option("how many sounds", 200)
     clips: int = option("how many clips", 200)
     documents: int = option("how many documents", 100)
+    captions: int = option("how many triplets of captions", 6400)
     seed: int = option("seed of the scenes, their renderings and texts", 0)
 
 
@@ -43,6 +45,6 @@ def main(argv: Sequence[str]) -> int:
         "clip": arguments.clips,
         "document": arguments.documents,
     }
-    folder = write(arguments.folder, arguments.split, counts, arguments.seed)  # type: ignore[arg-type]
+    folder = write(arguments.folder, arguments.split, counts, arguments.seed, arguments.captions)  # type: ignore[arg-type]
     print(f"{sum(counts.values())} scenes of the {arguments.split} split written to {folder}")
     return 0

@@ -290,7 +290,21 @@ def _content(value: Any) -> Any:
     """Return what can be read as `bytes`, and anything else as it is."""
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
+    if isinstance(value, Mapping) and _is_nested(value.get("array")):
+        # As the datasets library returns arrays.
+        return {**value, "array": np.asarray(value["array"])}
     return media.read_stream(value) if isinstance(value, media.Stream) else value
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], list)
+
+
+def without_absent(value: Any) -> Any:
+    """Return an input without the kinds that are None, which the datasets library fills in where a row lacks them."""
+    if isinstance(value, Mapping) and value.keys() <= set(KINDS):
+        return {kind: content for kind, content in value.items() if content is not None}
+    return value
 
 
 def _bare_block(value: Any) -> Block:

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.base.modules.transformer import set_temporary_class_attrs
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 from transformers.cache_utils import Cache
@@ -25,7 +26,8 @@ from lco_embedding.modules import prompts, settings
 from lco_embedding.modules.backbones import Backbone, embedding_config, find_backbone
 from lco_embedding.modules.batching import Row, join_features, pad
 from lco_embedding.modules.features import MediaReader, splice
-from lco_embedding.modules.inputs import Block, InputError, Item, Message, Problem, sort_inputs
+from lco_embedding.modules.inputs import Block, InputError, Item, Message, Problem, sort_inputs, without_absent
+from lco_embedding.modules.like_lengths import forward_by_length
 from lco_embedding.modules.media import MediaError
 from lco_embedding.modules.prefix_cache import cache_prefix
 from lco_embedding.modules.segment_attention import use_segment_attention
@@ -310,7 +312,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         """
         if not len(inputs):
             return {}
-        items, problems = self.sort(inputs, processing_kwargs)
+        items, problems = self.sort([without_absent(value) for value in inputs], processing_kwargs)
         if not problems:
             rows, problems = self.rows(items, prompt, processing_kwargs, **kwargs)
         if problems:
@@ -524,5 +526,11 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             kwargs["position_ids"] = positions.transpose(0, 1)
         if "prefix" in known:
             kwargs |= {"past_key_values": known.pop("prefix"), "attention_mask": None, "use_cache": False}
+        # What is asked for beyond embeddings, as the states of all layers, is of one pass; and where each process holds
+        # a part of the weights, all have to make as many passes.
+        if not kwargs and not isinstance(next(self.model.parameters()), DTensor):
+            grouped = forward_by_length(super().forward, features)
+            if grouped is not None:
+                return grouped
         features.update(super().forward(known, **kwargs))
         return features

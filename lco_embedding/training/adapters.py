@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from peft import LoraConfig
@@ -10,7 +12,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.modules.backbones import Backbone
+
+RECORD = "training_record.json"
+"""Name of the record of a run, in a checkpoint."""
 
 Decoder = Literal["lora", "full", "frozen"]
 Towers = Literal["frozen", "full"]
@@ -93,3 +99,29 @@ def merge_lora(model: nn.Module) -> int:
             if mark in vars(module):
                 delattr(module, mark)
     return len(adapted)
+
+
+def merge(
+    adapter: str | Path, folder: str | Path, dtype: str | None = None, revision: str | None = None
+) -> LCOEmbedding:
+    """Merge an adapter into the whole of its base model, and write it as a plain checkpoint.
+
+    Args:
+        adapter: Folder or Hub id of the adapter.
+        folder: Where to write; the record of the adapter's training goes with it.
+        dtype: Of the weights; that of the base by default.
+        revision: Of an adapter of the Hub.
+
+    Returns:
+        The merged model, on the CPU.
+
+    Raises:
+        ValueError: It is no adapter.
+    """
+    model = LCOEmbedding(adapter, device="cpu", revision=revision, model_kwargs={"dtype": dtype or "auto"})
+    if not merge_lora(model.omni.model):
+        raise ValueError(f"{adapter} has no adapter to merge")
+    model.save_pretrained(folder)
+    if Path(adapter, RECORD).is_file():
+        shutil.copyfile(Path(adapter, RECORD), Path(folder, RECORD))
+    return model

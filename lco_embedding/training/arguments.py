@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import is_tensorboard_available
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -25,6 +26,7 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 class TuningArguments:
     """What is trained, on what: the arguments that the stages share."""
 
+    recipe: str | None = field(default=None, metadata={"help": "name of the recipe, for the record of the run"})
     model: str = field(
         default="miniature",
         metadata={"help": "folder or Hub id of the model to start from; 'miniature' is the one that ships"},
@@ -58,6 +60,16 @@ class TuningArguments:
             "saved with the checkpoint"
         },
     )
+
+    def __post_init__(self) -> None:
+        """Check, before anything is loaded, that what is to be reported to is there.
+
+        Raises:
+            ImportError: Tensorboard is not installed.
+        """
+        super().__post_init__()  # type: ignore[misc]
+        if "tensorboard" in getattr(self, "report_to", ()) and not is_tensorboard_available():
+            raise ImportError('report_to=tensorboard needs tensorboard: pip install "lco-embedding[tensorboard]"')
 
 
 def parse(arguments_class: type[Arguments], argv: Sequence[str], prog: str) -> Arguments:
@@ -101,4 +113,4 @@ def read_recipe(name: str, arguments_class: type[TrainingArguments]) -> dict[str
     unknown = sorted(set(recipe) - names) if isinstance(recipe, dict) else [type(recipe).__name__]
     if unknown:
         raise ValueError(f"{path} holds {', '.join(unknown)}, which {arguments_class.__name__} does not know")
-    return dict(recipe)
+    return {"recipe": path.stem, **recipe}

@@ -9,44 +9,39 @@ that are checked before the first step, and the checkpoint, whole or as an adapt
 from __future__ import annotations
 
 import gc
-import json
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from peft import load_peft_weights, set_peft_model_state_dict
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from sentence_transformers import SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
-from transformers import BitsAndBytesConfig, TrainerCallback, set_seed
+from transformers import BitsAndBytesConfig, set_seed
 from transformers import logging as transformers_logging
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.modules.settings import ProcessingKwargs
-from lco_embedding.sides import input_of
-from lco_embedding.training.adapters import Towers, count_parameters, lora_config, merge_lora, set_trainable
+from lco_embedding.training.adapters import Towers, count_parameters, lora_config, merge, set_trainable
 from lco_embedding.training.arguments import TuningArguments, parse
+from lco_embedding.training.evaluator import retrieval_evaluator
 from lco_embedding.training.examples import check, open_mixture
 from lco_embedding.training.generative import checkpoint_to_resume
 from lco_embedding.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
 from lco_embedding.training.record import write_record
+from lco_embedding.training.trainer import ContrastiveTrainer, SideCollator, StopOnInterrupt
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
     from sentence_transformers.base.evaluation import BaseEvaluator
 
 logger = transformers_logging.get_logger(__name__)
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass
@@ -79,6 +74,10 @@ class ContrastiveArguments(TuningArguments, SentenceTransformerTrainingArguments
         metadata={"help": "leave out negatives that are nearer to the anchor than its positive less this cosine"},
     )
     max_length: int | None = field(default=650, metadata={"help": "tokens of text that are kept of an input"})
+    eval_retrieval: bool = field(
+        default=False,
+        metadata={"help": "evaluate by search too: the positives and negatives of eval_data by its anchors"},
+    )
     streaming: bool = field(default=False, metadata={"help": "read the data as it is needed; with max_steps"})
     check_data: bool = field(default=True, metadata={"help": "check every row of the data before the first step"})
     keep: Literal["merged", "adapter"] = field(
@@ -98,65 +97,10 @@ class ContrastiveArguments(TuningArguments, SentenceTransformerTrainingArguments
             )
         if self.load_in_4bit and (self.decoder == "full" or self.towers == "full"):
             raise ValueError("weights in 4 bits can't be trained; load_in_4bit needs decoder=lora and frozen towers")
+        if self.eval_retrieval and not self.eval_data:
+            raise ValueError("eval_retrieval needs eval_data to search in")
         if self.decoder == "frozen" and self.towers != "full" and self.projection is None:
             raise ValueError("nothing is trained: pass decoder, towers or projection")
-
-
-class SideCollator(SentenceTransformerDataCollator):  # type: ignore[misc]
-    """Reads the sides of any-to-any rows as inputs; all else as Sentence Transformers does."""
-
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch of some rows."""
-        batch: dict[str, Any] = super().__call__([{k: input_of(side) for k, side in row.items()} for row in features])
-        return batch
-
-
-class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
-    """A `SentenceTransformerTrainer` for any-to-any rows that goes on from checkpoints that hold an adapter alone."""
-
-    data_collator_class = SideCollator
-
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        if not Path(checkpoint_path, ADAPTER_CONFIG).is_file():
-            super()._load_from_checkpoint(checkpoint_path)
-            return
-        set_peft_model_state_dict(self.model.omni.model, load_peft_weights(checkpoint_path))
-        for entry in json.loads(Path(checkpoint_path, "modules.json").read_text(encoding="utf8")):
-            module = self.model[entry["idx"]]
-            if entry["idx"] and any(True for _ in module.parameters()):
-                loaded = type(module).load(checkpoint_path, subfolder=entry["path"])
-                module.load_state_dict(loaded.state_dict())
-
-
-class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
-    """On the first Ctrl-C, finishes the step and saves a checkpoint; a second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.interrupted = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen for Ctrl-C in a block; only the main thread can."""
-        try:
-            earlier = signal.signal(signal.SIGINT, self._interrupt)
-        except ValueError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, earlier)
-
-    def _interrupt(self, *_: Any) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-        logger.warning("Interrupted: the step is finished and a checkpoint saved. Press Ctrl-C again to stop at once.")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint and the end of training."""
-        if self.interrupted:
-            control.should_save = control.should_training_stop = True
 
 
 def train(
@@ -192,19 +136,30 @@ def train(
     unloaded = model.omni.unloaded_parameters
     logger.warning(f"{parameters}" + (f", {unloaded:,} of the towers are not loaded" if unloaded else ""))
     paths = [*(arguments.data if train_dataset is None else []), *(arguments.eval_data or [])]
-    if arguments.check_data and not arguments.streaming:
-        check(paths, model.omni)
-    if train_dataset is None:
-        train_dataset = open_mixture(arguments.data, arguments.weights, arguments.seed, arguments.streaming)
-    if eval_dataset is None and arguments.eval_data:
-        eval_dataset = open_mixture(arguments.eval_data)
+    with arguments.main_process_first(desc="reading the data"):
+        # The others of a node find what the first has cached.
+        if arguments.check_data and not arguments.streaming and arguments.local_process_index == 0:
+            check(paths, model.omni)
+        if train_dataset is None:
+            train_dataset = open_mixture(arguments.data, arguments.weights, arguments.seed, arguments.streaming)
+        if eval_dataset is None and arguments.eval_data:
+            eval_dataset = open_mixture(arguments.eval_data)
     if arguments.streaming:
         # Else accelerate cuts every feature to as many entries as a batch has rows, patches of images too.
         arguments.accelerator_config.dispatch_batches = False
+    if evaluator is None and arguments.eval_retrieval:
+        evaluator = retrieval_evaluator(arguments.eval_data or [], arguments.per_device_eval_batch_size)
     stop = StopOnInterrupt()
     trainer = ContrastiveTrainer(
         model=model,
         args=arguments,
+        data_collator=SideCollator(
+            model.preprocess,
+            router_mapping=arguments.router_mapping,
+            prompts=arguments.prompts,
+            max_length=arguments.max_length,
+            paths=paths,
+        ),
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         loss=loss_of(model, arguments),
@@ -217,9 +172,10 @@ def train(
         raise KeyboardInterrupt
     figures = trainer.evaluate() if eval_dataset is not None or evaluator is not None else {}
     folder = Path(arguments.output_dir)
+    save(trainer, arguments, folder)
     if trainer.is_world_process_zero():
-        save(model, arguments, folder)
         write_record(folder, "contrastive training", arguments, trainer, parameters, figures, time.time() - started)
+    trainer.accelerator.wait_for_everyone()
     return folder
 
 
@@ -240,13 +196,14 @@ def load(arguments: ContrastiveArguments) -> LCOEmbedding:
         model_kwargs=model_kwargs,
         revision=arguments.revision,
         processing_kwargs=_processing_kwargs(arguments),
-        device=None if arguments.device.type != "cpu" else "cpu",
+        device=str(arguments.device),
     )
     backbone = model.omni.backbone
     towers: Towers = "full" if arguments.towers == "full" else "frozen"
     if arguments.decoder == "lora":
         model.omni.model.requires_grad_(False)
         config = lora_config(backbone, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout, towers)
+        config.revision = arguments.revision
         model.add_adapter(config)
     else:
         set_trainable(model.omni.model, backbone, arguments.decoder, towers)
@@ -283,37 +240,22 @@ def loss_of(model: LCOEmbedding, arguments: ContrastiveArguments) -> nn.Module:
     return MultipleNegativesRankingLoss(model, **options)
 
 
-def save(model: LCOEmbedding, arguments: ContrastiveArguments, folder: Path) -> None:
-    """Write the trained model: whole, its adapter merged into the base, or the adapter alone."""
+def save(trainer: ContrastiveTrainer, arguments: ContrastiveArguments, folder: Path) -> None:
+    """Write the trained model: whole, its adapter merged into the base, or the adapter alone.
+
+    Every process calls this, as weights that are sharded are gathered from all; process zero writes.
+    """
     if arguments.decoder != "lora" or arguments.keep == "adapter":
-        model.save_pretrained(folder)
+        trainer.save_model(str(folder))
+        # A pickle with the paths of this machine; it is no part of a model.
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
         return
     with tempfile.TemporaryDirectory() as adapter:
-        model.save_pretrained(adapter, create_model_card=False)
-        model.to("meta" if not arguments.load_in_4bit else model.device)
-        gc.collect()
-        merge(adapter, folder, dtype=arguments.dtype, revision=arguments.revision)
-
-
-def merge(
-    adapter: str | Path, folder: str | Path, dtype: str | None = None, revision: str | None = None
-) -> LCOEmbedding:
-    """Merge an adapter into the whole of its base model, and write it as a plain checkpoint.
-
-    Args:
-        adapter: Folder or Hub id of the adapter.
-        folder: Where to write.
-        dtype: Of the weights; that of the base by default.
-        revision: Of an adapter of the Hub.
-
-    Returns:
-        The merged model, on the CPU.
-    """
-    model = LCOEmbedding(adapter, device="cpu", revision=revision, model_kwargs={"dtype": dtype or "auto"})
-    if not merge_lora(model.omni.model):
-        raise ValueError(f"{adapter} has no adapter to merge")
-    model.save_pretrained(folder)
-    return model
+        trainer.save_model(adapter)
+        if trainer.is_world_process_zero():
+            trainer.model.to("meta" if not arguments.load_in_4bit else trainer.model.device)
+            gc.collect()
+            merge(adapter, folder, dtype=arguments.dtype)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lco_embedding.json_lines import JsonLines, RowError
+from lco_embedding.json_lines import MEDIA_KEYS, JsonLines, RowError, resolve
 from lco_embedding.sides import SIDE, input_of, is_column_of_sides, parse_side
 from lco_embedding.training.mixture import rows_of_epoch
 
@@ -28,7 +29,9 @@ def open_data(path: str, streaming: bool = False) -> Dataset | IterableDataset:
         streaming: Read rows as they are needed.
 
     Returns:
-        A data set whose columns hold sides; those of JSON lines in the order anchor, positive, negatives.
+        A data set whose columns hold sides, in the order anchor, positive, negatives where they are named so, and
+        nothing else then. Media are not decoded yet, so that what can't be decoded is named when it is read; the
+        paths of media in JSON lines and parquet are relative to the file.
 
     Raises:
         RowError: A row of a JSON-lines file is no object, or its columns are not those of the first row.
@@ -44,12 +47,46 @@ def open_data(path: str, streaming: bool = False) -> Dataset | IterableDataset:
         except datasets.exceptions.DatasetGenerationError as error:
             raise error.__cause__ if isinstance(error.__cause__, RowError) else error from None
     if path.endswith(".parquet"):
-        return datasets.load_dataset("parquet", data_files=path, split="train", streaming=streaming)
-    if Path(path).is_dir():
-        stored = datasets.load_from_disk(path)
-        return stored.to_iterable_dataset() if streaming else stored
-    name, _, split = path.partition(":")
-    return datasets.load_dataset(name, split=split or "train", streaming=streaming)
+        dataset = datasets.load_dataset("parquet", data_files=path, split="train", streaming=streaming)
+    elif Path(path).is_dir() and (Path(path) / "state.json").is_file():
+        dataset = datasets.load_from_disk(path)
+        dataset = dataset.to_iterable_dataset() if streaming else dataset
+    else:
+        name, _, split = path.partition(":")
+        dataset = datasets.load_dataset(name, split=split or "train", streaming=streaming)
+    if dataset.features is not None:
+        dataset = dataset.cast(_undecoded(dataset.features))
+    columns = dataset.column_names or []
+    if {"anchor", "positive"} <= set(columns):
+        negatives = sorted(name for name in columns if name.startswith("negative"))
+        dataset = dataset.select_columns(["anchor", "positive", *negatives])
+    if path.endswith(".parquet") and _has_paths(dataset.features):
+        dataset = dataset.map(partial(resolve, folder=Path(path).parent), features=dataset.features)
+    return dataset
+
+
+def _undecoded(features: Any) -> Any:
+    """Return features whose media are left as bytes and paths."""
+    import datasets
+
+    if isinstance(features, datasets.Features):
+        return datasets.Features({name: _undecoded(feature) for name, feature in features.items()})
+    if isinstance(features, Mapping):
+        return {name: _undecoded(feature) for name, feature in features.items()}
+    if isinstance(features, list):
+        return [_undecoded(feature) for feature in features]
+    if isinstance(features, datasets.List | datasets.LargeList):
+        return type(features)(_undecoded(features.feature))
+    if isinstance(features, datasets.Image | datasets.Audio | datasets.Video):
+        return replace(features, decode=False)
+    return features
+
+
+def _has_paths(features: Any) -> bool:
+    """Tell whether columns hold objects with paths of media."""
+    return any(
+        isinstance(column, Mapping) and any(key in MEDIA_KEYS for key in column) for column in (features or {}).values()
+    )
 
 
 def _columns(rows: JsonLines) -> list[str]:
@@ -120,3 +157,16 @@ def check(paths: Sequence[str], omni: OmniTransformer) -> None:
         listed = "\n".join(f"- {line}" for line in found[:50])
         more = f"\nand {len(found) - 50} more" if len(found) > 50 else ""
         raise RowError(f"{len(found)} input(s) of the data can't be trained on:\n{listed}{more}\nMend or drop them.")
+
+
+def find_row(paths: Sequence[str], row: Mapping[str, Any]) -> str | None:
+    """Return how errors name a row of some data sets: its file and line, or its number; None if it is in none.
+
+    It is searched from the beginning, as rows do not carry where they are from.
+    """
+    for path in paths:
+        rows = JsonLines(path) if path.endswith(".jsonl") else None
+        for index, found in enumerate(open_data(path)):
+            if all(name in row and row[name] == side for name, side in found.items()):
+                return rows.name(index) if rows else f"{path}, row {index}"
+    return None

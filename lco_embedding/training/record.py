@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,18 @@ from typing import Any
 from transformers import Trainer
 
 from lco_embedding._version import __version__
-from lco_embedding.training.adapters import ParameterCounts
+from lco_embedding.training.adapters import RECORD, ParameterCounts
 
-NAME = "training_record.json"
-"""Name of the file in a checkpoint."""
+NAME = RECORD
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
 
 # Where things are on this machine and how it reports is nobody else's business, and would only make records differ.
-PRIVATE = ("output_dir", "logging_dir", "run_name", "hub_token", "resume_from_checkpoint", "data", "eval_data", "model")
+PRIVATE = (
+    *("output_dir", "logging_dir", "run_name", "hub_token", "resume_from_checkpoint"),
+    # These have a place of their own.
+    *("recipe", "data", "eval_data", "model"),
+)
 
 
 def write_record(
@@ -49,6 +52,7 @@ def write_record(
         earlier["losses"] = [*earlier["losses"][:1], *earlier["losses"][-1:]]
     record = {
         "stage": stage,
+        "recipe": arguments.recipe,
         "base": _base_name(arguments.model),
         "data": [Path(path).name for path in arguments.data],
         "rows": len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
@@ -74,14 +78,18 @@ def write_record(
 
 def changed(arguments: Any) -> dict[str, Any]:
     """Return the arguments that differ from their defaults, without paths and secrets."""
-    default = type(arguments)(output_dir=arguments.output_dir)
-    values = {
-        entry.name: getattr(arguments, entry.name)
-        for entry in fields(arguments)
-        if entry.init and entry.name not in PRIVATE
+    # Not those of an instance: making one would reset what accelerate knows of the other processes.
+    named = {entry.name: entry for entry in fields(arguments) if entry.init and entry.name not in PRIVATE}
+    values = {name: getattr(arguments, name) for name in named}
+    kept = {name: value for name, value in values.items() if value != _default(named[name])}
+    # Lists and dicts that are empty are what the arguments make of options that are not given.
+    return {key: value for key, value in kept.items() if _is_plain(value) and value not in ([], {})} | {
+        "seed": arguments.seed
     }
-    kept = {key: value for key, value in values.items() if value != getattr(default, key, None)}
-    return {key: value for key, value in kept.items() if _is_plain(value)} | {"seed": arguments.seed}
+
+
+def _default(entry: Field[Any]) -> Any:
+    return entry.default_factory() if entry.default_factory is not MISSING else entry.default
 
 
 def previous(folder: str | Path) -> dict[str, Any] | None:

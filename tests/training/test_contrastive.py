@@ -14,16 +14,19 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.cli import main
 from lco_embedding.json_lines import RowError
 from lco_embedding.miniature.world.triplets import Triplets
 from lco_embedding.training.arguments import RECIPES, read_recipe
-from lco_embedding.training.contrastive import ContrastiveArguments, train
+from lco_embedding.training.contrastive import ContrastiveArguments, load, loss_of, train
 from lco_embedding.training.generative import GenerativeArguments
+from lco_embedding.training.trainer import ContrastiveTrainer
 
 
 def arguments_for(model: Path, output: Path, **overrides: Any) -> ContrastiveArguments:
@@ -99,6 +102,84 @@ def test_what_has_no_towers_takes_text_alone(thinker: Path, tmp_path: Path) -> N
         model.save_pretrained(tmp_path)
     loaded = sum(parameter.numel() for parameter in model.parameters())
     assert loaded + model.omni.unloaded_parameters == sum(parameter.numel() for parameter in whole.parameters())
+
+
+def test_text_only_learns_the_weights_that_the_whole_model_would(thinker: Path, tmp_path: Path) -> None:
+    options = {"keep": "adapter", "lora_dropout": 0.1, "lora_alpha": 24}
+    whole, alone = (train(arguments_for(thinker, tmp_path / t, towers=t, **options), triplets()) for t in TOWERS)
+    expected, found = (load_file(folder / "adapter_model.safetensors") for folder in (whole, alone))
+    assert max(tensor.abs().max() for key, tensor in expected.items() if "lora_B" in key) > 1e-3
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, msg=name)
+
+
+TOWERS = ("frozen", "absent")
+
+
+def test_alpha_and_targets_survive(thinker: Path, tmp_path: Path) -> None:
+    options = {"save_strategy": "steps", "save_steps": 1, "keep": "adapter", "lora_alpha": 24, "towers": "absent"}
+    folder = train(arguments_for(thinker, tmp_path, max_steps=1, **options), triplets(8))
+    for path in (folder, folder / "checkpoint-1"):
+        config = json.loads((path / "adapter_config.json").read_text())
+        assert (config["r"], config["lora_alpha"]) == (4, 24)
+        model = LCOEmbedding(path, device="cpu")
+        layers = {name: m for name, m in model.omni.model.named_modules() if isinstance(m, BaseTunerLayer)}
+        assert {name.rpartition(".")[2] for name in layers} == LINEAR
+        assert all(name.startswith("language_model.layers.") for name in layers)
+        assert all(layer.scaling["default"] == 24 / 4 for layer in layers.values())
+
+
+LINEAR = {*("q_proj", "k_proj", "v_proj", "o_proj"), *("gate_proj", "up_proj", "down_proj")}
+
+
+def test_the_best_checkpoint_is_what_is_merged(thinker: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    rows = [{key: side["text"] if isinstance(side, dict) else side for key, side in row.items()} for row in triplets(6)]
+    held_out.write_text("\n".join(map(json.dumps, rows)))
+    options: dict[str, Any] = {"towers": "absent", "eval_data": [str(held_out)], "eval_retrieval": True}
+    options |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    # At such a rate the later steps are worse than the first.
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "learning_rate": 0.5}
+    folder = train(arguments_for(thinker, tmp_path / "out", **options), triplets())
+    state = json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())
+    evaluated = {entry["step"]: entry for entry in state["log_history"] if "eval_loss" in entry}
+    best = min(evaluated, key=lambda step: evaluated[step]["eval_loss"])
+    assert state["best_global_step"] == best != 3
+    assert all(0 < entry["eval_cosine_ndcg@10"] <= 1 for entry in evaluated.values())
+    texts = ["a red circle", "a low flute"]
+    found, expected, last = (
+        LCOEmbedding(path, device="cpu").encode(texts)
+        for path in (folder, folder / f"checkpoint-{best}", folder / "checkpoint-3")
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - last).max() > 1e-3
+    figures = json.loads((folder / "training_record.json").read_text())["figures"]
+    assert figures["eval_loss"] == pytest.approx(evaluated[best]["eval_loss"], rel=1e-4)
+
+
+def test_a_best_checkpoint_that_is_gone_is_an_error(thinker: Path, tmp_path: Path) -> None:
+    arguments = arguments_for(thinker, tmp_path)
+    model = load(arguments)
+    trainer = ContrastiveTrainer(model, arguments, triplets(4), loss=loss_of(model, arguments))
+    trainer.state.best_model_checkpoint, trainer.state.best_metric = str(tmp_path / "checkpoint-1"), 0.0
+    with pytest.raises((OSError, ValueError)):
+        trainer._load_best_model()
+
+
+def test_events_are_written_for_tensorboard(thinker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    options = {"report_to": "tensorboard", "logging_steps": 1, "max_steps": 2, "towers": "absent"}
+    train(arguments_for(thinker, tmp_path / "out", **options), triplets(8))
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
+
+
+def test_missing_tensorboard_names_the_remedy(thinker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lco_embedding.training.arguments.is_tensorboard_available", lambda: False)
+    with pytest.raises(ImportError, match=r'pip install "lco-embedding\[tensorboard\]"'):
+        arguments_for(thinker, tmp_path, report_to="tensorboard")
 
 
 def test_any_to_any_rows_of_all_kinds_train(thinker: Path, written_world: Path, tmp_path: Path) -> None:
@@ -196,7 +277,13 @@ def test_the_command_trains(thinker: Path, written_world: Path, tmp_path: Path) 
     recipe.write_text("towers: frozen\nlora_r: 4\nmax_steps: 4\nper_device_train_batch_size: 2\nreport_to: none\n")
     options = ["--data", data, data, "--weights", "1", "0.5", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
     assert main(["train", str(recipe), "--model", str(thinker), *options, "--max_steps", "1"]) == 0
-    assert json.loads((tmp_path / "out" / "training_record.json").read_text())["steps"] == 1
+    record = json.loads((tmp_path / "out" / "training_record.json").read_text())
+    assert record["steps"] == 1
+    assert record["recipe"] == "short"
+    assert record["base"] == thinker.name
+    assert record["data"] == ["index.jsonl"] * 2
+    assert record["arguments"]["seed"] == 42
+    assert {"torch", "transformers", "sentence-transformers", "peft", "lco-embedding"} <= record["versions"].keys()
     recipe.write_text("temprature: 0.1\n")
     assert main(["train", str(recipe), "--output_dir", str(tmp_path / "x")]) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,19 @@ def both(model: LCOEmbedding, embeddings: list[Tensor], **options: Any) -> list[
     loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=3, **options)
     again = loss.calculate_loss([[leaf] for leaf in cached], with_backward=True)
     return [(value.item(), [leaf.grad for leaf in plain]), (again.item(), [leaf.grad for leaf in cached])]
+
+
+@pytest.mark.parametrize("negatives", [0, 1, 2])
+def test_losses_in_closed_form(shared_model: LCOEmbedding, negatives: int) -> None:
+    rows, candidates = 6, 6 * (1 + negatives)
+    equal = [torch.ones(rows, 32)] * (2 + negatives)
+    for value, _ in both(shared_model, equal, scale=SCALE):
+        assert value == pytest.approx(math.log(candidates), abs=1e-5)
+    # Each anchor is its positive, and at right angles to all else.
+    basis = torch.eye(32)
+    apart = [basis[:rows], *(basis[rows * n : rows * (n + 1)] for n in range(1 + negatives))]
+    for value, _ in both(shared_model, apart, scale=3.0):
+        assert value == pytest.approx(math.log1p((candidates - 1) * math.exp(-3.0)), abs=1e-5)
 
 
 @pytest.mark.parametrize("margin", [-0.2, 0.0, 0.1, 0.3])

@@ -6,6 +6,7 @@ makes these files, and the same bytes each time:
 
     world/index.jsonl           {"anchor": {...}, "positive": {...}, "negative": {...}}
     world/chat.jsonl            {"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}
+    world/captions.jsonl        {"anchor": "...", "positive": "...", "negative": "..."}, if captions are asked for
     world/images/000000.png     and so on, sounds/*.flac, clips/*.mp4, documents/*.png
 
 Each side of a row of the index has `text`, `image_path`, `audio_path` and `video_path`, of which those that are absent
@@ -33,6 +34,7 @@ from lco_embedding.miniature.world.rendering import render
 from lco_embedding.miniature.world.scenes import Kind, Scene, Split, hard_negative, sample_distinct
 from lco_embedding.miniature.world.sounds import RATE
 from lco_embedding.miniature.world.synonyms import NOUNS
+from lco_embedding.miniature.world.triplets import Triplets
 
 Side = dict[str, str]
 Row = dict[str, Any]
@@ -52,7 +54,7 @@ DIRECTIONS = ("text to medium", "medium to text", "medium to medium", "text to t
 """What the rows of the index ask for, in turn; an edited row goes from a medium and a text that changes it."""
 
 
-def write(folder: str | Path, split: Split, counts: Mapping[Kind, int], seed: int) -> Path:
+def write(folder: str | Path, split: Split, counts: Mapping[Kind, int], seed: int, captions: int = 0) -> Path:
     """Write scenes of a split as files, with an index and chats.
 
     Args:
@@ -60,6 +62,7 @@ def write(folder: str | Path, split: Split, counts: Mapping[Kind, int], seed: in
         split: Which scenes to write, and in whose caption templates.
         counts: For each kind, how many scenes, all distinct; each gives one row of the index and four or five chats.
         seed: Seed of the scenes, their renderings and their texts.
+        captions: How many triplets of captions to write, for training on text alone.
 
     Returns:
         The folder.
@@ -81,6 +84,10 @@ def write(folder: str | Path, split: Split, counts: Mapping[Kind, int], seed: in
     for name, lines in (("index.jsonl", rows), ("chat.jsonl", chats)):
         text = "".join(f"{json.dumps(lines[index])}\n" for index in rng.permutation(len(lines)).tolist())
         (folder / name).write_text(text, encoding="utf8")
+    if captions:
+        triplets = Triplets(captions, seed, split)
+        text = "".join(f"{json.dumps(triplets[index])}\n" for index in range(captions))
+        (folder / "captions.jsonl").write_text(text, encoding="utf8")
     return folder
 
 

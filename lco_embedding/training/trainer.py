@@ -1,0 +1,157 @@
+"""The trainer of Sentence Transformers, for any-to-any rows, adapters, several processes and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import load_peft_weights, set_peft_model_state_dict
+from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from torch import Tensor, distributed, nn
+from transformers import Trainer, TrainerCallback
+from transformers import logging as transformers_logging
+
+from lco_embedding.json_lines import RowError
+from lco_embedding.modules.inputs import InputError
+from lco_embedding.sides import input_of
+from lco_embedding.training.examples import find_row
+
+logger = transformers_logging.get_logger(__name__)
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass
+class SideCollator(SentenceTransformerDataCollator):  # type: ignore[misc]
+    """Reads the sides of any-to-any rows as inputs; all else as Sentence Transformers does.
+
+    Args:
+        paths: The data sets that the rows are from, in which one that can't be read is looked up to name it.
+    """
+
+    paths: Sequence[str] = field(default_factory=tuple)
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch of some rows.
+
+        Raises:
+            InputError: Some sides can't be read; it names them by their place in the batch.
+            RowError: The same, where the file and line of the row are known.
+        """
+        rows = [{key: input_of(side) for key, side in row.items()} for row in features]
+        try:
+            batch: dict[str, Any] = super().__call__(rows)
+        except InputError as error:
+            index = error.problems[0].index
+            where = find_row(self.paths, features[index]) if index < len(features) else None
+            if where is None:
+                raise
+            problem = error.problems[0]
+            raise RowError(f"{where}: {problem.source}: {problem.reason}. Mend or drop it.") from error
+        return batch
+
+
+class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
+    """A `SentenceTransformerTrainer` for any-to-any rows, and for checkpoints that hold an adapter alone."""
+
+    data_collator_class = SideCollator
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            # Sentence Transformers loads whole tensors, which don't fit the shards.
+            Trainer._load_from_checkpoint(self, checkpoint_path, model)
+            return
+        if not Path(checkpoint_path, ADAPTER_CONFIG).is_file():
+            super()._load_from_checkpoint(checkpoint_path)
+            return
+        set_peft_model_state_dict(self.model.omni.model, load_peft_weights(checkpoint_path))
+        for entry in json.loads(Path(checkpoint_path, "modules.json").read_text(encoding="utf8")):
+            module = self.model[entry["idx"]]
+            if entry["idx"] and any(True for _ in module.parameters()):
+                loaded = type(module).load(checkpoint_path, subfolder=entry["path"])
+                module.load_state_dict(loaded.state_dict())
+
+    def _load_best_model(self) -> None:
+        # Sentence Transformers logs an error and goes on with the last weights, which nobody would notice.
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            Trainer._load_best_model(self)
+            return
+        logger.warning(f"The best checkpoint is {self.state.best_model_checkpoint} ({self.state.best_metric:.4f}).")
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        # transformers 5.23 calls this in every process, and Sentence Transformers 6.2 then writes in every one.
+        if self.args.should_save:
+            with holding(self.model, state_dict or {}):
+                super()._save(output_dir, state_dict)
+
+
+@contextmanager
+def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put other tensors in the place of a model's parameters: of shards, what they are shards of.
+
+    Args:
+        model: The model.
+        tensors: By the names of the parameters; others stay.
+    """
+    shards = {name: parameter for name, parameter in model.named_parameters() if name in tensors}
+
+    def put(name: str, parameter: nn.Parameter) -> None:
+        parent, _, child = name.rpartition(".")
+        model.get_submodule(parent)._parameters[child] = parameter
+
+    try:
+        for name in shards:
+            put(name, nn.Parameter(tensors[name], requires_grad=False))
+        yield
+    finally:
+        for name, parameter in shards.items():
+            put(name, parameter)
+
+
+class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
+    """On the first Ctrl-C, finishes the step and saves a checkpoint; a second one interrupts at once.
+
+    With several processes all stop after the same step, whichever of them was interrupted, and when.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._signalled = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen for Ctrl-C in a block; only the main thread can."""
+        try:
+            earlier = signal.signal(signal.SIGINT, self._interrupt)
+        except ValueError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, earlier)
+
+    def _interrupt(self, *_: Any) -> None:
+        if self._signalled:
+            raise KeyboardInterrupt
+        self._signalled = True
+        logger.warning("Interrupted: the step is finished and a checkpoint saved. Press Ctrl-C again to stop at once.")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint and the end of training."""
+        self.interrupted = self._signalled
+        if args.world_size > 1:
+            # A process that stopped alone would leave the others waiting for its gradients.
+            flag = torch.tensor(int(self._signalled), device=args.device)
+            distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+            self.interrupted = bool(flag.item())
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
