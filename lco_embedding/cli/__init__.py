@@ -28,6 +28,7 @@ COMMANDS = {
     "pretrain": ("lco_embedding.training.generative", "Train a model to answer about media (stage 1)."),
     "train": ("lco_embedding.training.contrastive", "Train a model to embed (stage 2)."),
     "evaluate": ("lco_embedding.cli.evaluate", "Judge a model, by benchmarks of mteb or pairs of your own."),
+    "reproduce": ("lco_embedding.cli.reproduce", "Try the claims of LCO-Emb on the miniature, and report on them."),
 }
 """The module of each command, and what it does."""
 
