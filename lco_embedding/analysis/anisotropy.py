@@ -1,4 +1,4 @@
-"""The shape of a set of embeddings: how narrow its cone is, how evenly it fills the sphere, how far modalities lie apart.
+"""The shape of embeddings: how narrow their cone is, how evenly they fill the sphere, how far modalities lie apart.
 
     stack = layer_embeddings(model, images)                 # (layers + 1, images, dimension)
     by_layer(anisotropy, stack)                             # one figure for each layer
@@ -50,7 +50,8 @@ def mean_cosines(rows: Rows) -> NDArray[np.float64]:
         rows: Shape (examples, dimension), of two or more examples.
     """
     unit = unit_rows(_checked(rows, 2))
-    return (unit @ unit.sum(axis=0) - np.square(unit).sum(axis=1)) / (len(unit) - 1)
+    others: NDArray[np.float64] = unit @ unit.sum(axis=0) - np.square(unit).sum(axis=1)
+    return others / (len(unit) - 1)
 
 
 def uniformity(rows: Rows, t: float = 2.0) -> float:

@@ -111,7 +111,7 @@ def cka(rows: Rows, others: Rows) -> float:
 
 
 def unbiased_cka(rows: Rows, others: Rows) -> float:
-    """Return the linear centred kernel alignment by the unbiased HSIC (Song et al., JMLR 13, equation 5): 0 by chance."""
+    """Return the linear centred kernel alignment by the unbiased HSIC (Song et al., JMLR 13, eq. 5): 0 by chance."""
     return _unbiased_cka(*_pair(rows, others, 3))
 
 
@@ -131,7 +131,7 @@ def svcca(rows: Rows, others: Rows, dimensions: int = K) -> float:
     return _svcca(*_pair(rows, others, dimensions), dimensions)
 
 
-# --- neighbours ---------------------------------------------------------------------------------------------------------
+# --- neighbours -------------------------------------------------------------------------------------------------------
 
 
 def _neighbours(unit: Tensor, k: int) -> Neighbours:
@@ -185,7 +185,7 @@ def _edit_distance(near: Neighbours, far: Neighbours) -> NDArray[np.int64]:
     return above[k]
 
 
-# --- kernels ------------------------------------------------------------------------------------------------------------
+# --- kernels ----------------------------------------------------------------------------------------------------------
 
 
 def _cross(one: Tensor, two: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ def _unbiased_cka(one: Tensor, two: Tensor) -> float:
         """Return the diagonal of the kernel, and the sums of its rows without the diagonal."""
         diagonal = side.square().sum(dim=1, dtype=torch.float64)
         total = side.sum(dim=0, dtype=torch.float64)
-        sums = torch.cat([block.double() @ total for block in side.split(BLOCK)])
+        sums = torch.cat([block.double() @ total for block in torch.split(side, BLOCK)])
         return diagonal, sums - diagonal
 
     def hsic(left: Tensor, right: Tensor) -> Tensor:
@@ -243,9 +243,7 @@ def _cknna(one: Tensor, two: Tensor, near: Neighbours, far: Neighbours) -> float
         return float(trace + means - 2 * across / (count - 2))
 
     everything = np.ones(count * k, dtype=np.bool_)
-    return _ratio(
-        hsic(one, two, near, both), hsic(one, one, near, everything), hsic(two, two, far, everything)
-    )
+    return _ratio(hsic(one, two, near, both), hsic(one, one, near, everything), hsic(two, two, far, everything))
 
 
 def _products(unit: Tensor, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -276,7 +274,7 @@ def _left_directions(unit: Tensor, dimensions: int) -> Tensor:
     if dimensions > len(values) or values[-dimensions] <= 1e-9 * values[-1]:
         raise ValueError(f"embeddings spread in fewer than {dimensions} dimensions; ask for fewer")
     top = vectors[:, -dimensions:] * values[-dimensions:].rsqrt()
-    return torch.cat([((block.double() - mean) * scale) @ top for block in unit.split(BLOCK)])
+    return torch.cat([((block.double() - mean) * scale) @ top for block in torch.split(unit, BLOCK)])
 
 
 def _ratio(across: Tensor | float, one: Tensor | float, two: Tensor | float) -> float:
@@ -284,7 +282,7 @@ def _ratio(across: Tensor | float, one: Tensor | float, two: Tensor | float) -> 
     return float(across) / scale**0.5 if scale > 0 else 0.0
 
 
-# --- input --------------------------------------------------------------------------------------------------------------
+# --- input ------------------------------------------------------------------------------------------------------------
 
 
 def _pair(rows: Rows, others: Rows, k: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """What of the theorem behind the scaling law can be estimated from checkpoints; `docs/theory.md` explains it.
 
-    divergence = weight_divergence("base", "tuned")
-    divergence.kl               # nats between Gaussians around the two sets of weights: the price of moving
-    price(divergence.kl, examples=6400)
+divergence = weight_divergence("base", "tuned")
+divergence.kl               # nats between Gaussians around the two sets of weights: the price of moving
+price(divergence.kl, examples=6400)
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class WeightDivergence:
     stable_rank: float
 
 
-def weight_divergence(
-    base: str | Path, tuned: str | Path, relative_sigma: float = RELATIVE_SIGMA
-) -> WeightDivergence:
+def weight_divergence(base: str | Path, tuned: str | Path, relative_sigma: float = RELATIVE_SIGMA) -> WeightDivergence:
     """Compare the weights of a base with those of a model trained from it, LoRA merged.
 
     Prior and posterior are taken as Gaussians N(w, s^2) around the weights, with the same s for both, in each tensor

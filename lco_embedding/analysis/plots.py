@@ -1,6 +1,6 @@
 """Plots of the analysis; they need matplotlib, `pip install 'lco-embedding[analysis]'`.
 
-    plot_layers({"image": (before, after), "text": (before, after)}, "mean cosine").savefig("anisotropy.png")
+plot_layers({"image": (before, after), "text": (before, after)}, "mean cosine").savefig("anisotropy.png")
 """
 
 from __future__ import annotations

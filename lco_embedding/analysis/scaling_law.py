@@ -1,4 +1,4 @@
-"""The generation-representation scaling law: what a model generates before contrastive training tells what it embeds after.
+"""The generation-representation scaling law: what a model generates before contrastive training tells how it embeds.
 
     scores = generation_scores("base", {"ocr": JsonLines("ocr.jsonl")})      # nll, accuracy, exact
     points = [Point("base", "text to image", -scores["ocr"]["nll"], 0.71), ...]
@@ -114,9 +114,9 @@ def fit(points: Sequence[Point], bootstrap: int = 2000, seed: int = 0) -> Scalin
             draws.append((pearson(*drawn.T), spearman(*drawn.T)))
     low, high = np.quantile(np.array(draws), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     values = (pearson(*scores.T), spearman(*scores.T))
-    estimates = [Estimate(*map(float, each)) for each in zip(values, low, high, strict=True)]
+    linear, ranked = (Estimate(*map(float, each)) for each in zip(values, low, high, strict=True))
     left_out = {model: _leave_out(scores, owners == index) for index, model in enumerate(models)}
-    return ScalingLaw(tuple(points), slope, intercept, *estimates, left_out)
+    return ScalingLaw(tuple(points), slope, intercept, linear, ranked, left_out)
 
 
 def fit_pairs(points: Sequence[Point], bootstrap: int = 2000, seed: int = 0) -> dict[str, ScalingLaw]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lco_embedding.cli.arguments import option, parse
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(ReproduceArguments, argv, "lco-embedding reproduce")
     given = {"seeds": arguments.seeds, "steps": arguments.steps, "count": arguments.count}
     given["document_steps"] = arguments.document_steps
-    changed = {name: value for name, value in given.items() if value is not None}
+    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if any(value < 1 for value in changed.values()):
         raise ValueError(f"{', '.join(changed)} must be at least 1")
     from transformers.utils import logging

@@ -71,7 +71,10 @@ def difference(after: Values, before: Values, spread: float = 1.0, seed: int = 0
     if after.ndim != 2 or before.ndim != 2 or after.shape[1] != before.shape[1]:
         raise ValueError(f"expected (seeds, examples) of the same examples; got {after.shape} and {before.shape}")
     rng = np.random.default_rng(seed)
-    sides = [side.mean(axis=1, keepdims=True) + spread * (side - side.mean(axis=1, keepdims=True)) for side in (after, before)]
+    sides = [
+        side.mean(axis=1, keepdims=True) + spread * (side - side.mean(axis=1, keepdims=True))
+        for side in (after, before)
+    ]
     means = np.empty(RESAMPLES)
     for index in range(RESAMPLES):
         chosen = [side[rng.integers(len(side), size=len(side))].mean(axis=0) for side in sides]

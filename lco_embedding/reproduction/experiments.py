@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,7 +116,9 @@ class Experiments:
             folder = checkpoint_of("miniature", stage)
             chats = {kind: held_out_captions(kind, settings.chats) for kind in MEDIA}
             generated = self.steps.run(
-                f"generate-{stage}", {"chats": settings.chats}, lambda folder=folder, chats=chats: generation_scores(folder, chats)
+                f"generate-{stage}",
+                {"chats": settings.chats},
+                partial(generation_scores, folder, chats),
             )
             seeds = settings.seeds if stage == "base" else settings.stage_seeds
             runs = [self._tune(stage, folder, "lora", seed)["measured"] for seed in range(seeds)]
@@ -141,7 +144,7 @@ class Experiments:
             generated = self.steps.run(
                 f"generate-documents-{name}",
                 {"chats": settings.chats, **sizes},
-                lambda folder=folder, chats=chats: generation_scores(folder, chats),
+                partial(generation_scores, folder, chats),
             )
             before = self._measure(f"documents-{name}", folder, ("runes",), sizes)
             runs = [

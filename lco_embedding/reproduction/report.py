@@ -25,8 +25,9 @@ LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "numpy")
 DPI = 100
 
 INTRODUCTION = (
-    "The claims of LCO-Emb (arXiv 2510.11693), tried on the miniature that ships in the package: a Qwen2.5-Omni thinker "
-    "of 1.4 M parameters in a procedural world. What holds here need not hold for real models, nor the other way round. "
+    "The claims of LCO-Emb (arXiv 2510.11693), tried on the miniature that ships in the package: a Qwen2.5-Omni "
+    "thinker of 1.4 M parameters in a procedural world. What holds here need not hold for real models, and what does "
+    "not may hold there. "
     "A claim holds if the whole 95% bootstrap interval is on its side, does not hold if the whole is on the other, "
     "and is not decided if the interval reaches over both."
 )

@@ -64,7 +64,8 @@ def sections(found: Findings, settings: Settings) -> list[Section]:
 
 def geometry(found: Findings) -> Section:
     """Claim 1: training on text alone spreads the media too, and arranges them as it does their captions."""
-    claims, kernels, layers = [], [["", *MEASURES]], {"anisotropy": {}, "mutual_knn": {}}
+    claims, kernels = [], [["", *MEASURES]]
+    layers: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = {"anisotropy": {}, "mutual_knn": {}}
     shapes = [["", "anisotropy", "of the captions", "modality gap", "effective rank (centred)"]]
     for kind in MEDIA:
         before, after = [found.base], found.tuned
@@ -80,7 +81,9 @@ def geometry(found: Findings) -> Section:
         ]
         for name, runs in (("before", before), ("after", after)):
             each = [run[kind] for run in runs]
-            kernels.append([f"{kind}, {name}", *(f"{_mean(run['kernels'][key] for run in each):.3f}" for key in MEASURES)])
+            kernels.append(
+                [f"{kind}, {name}", *(f"{_mean(run['kernels'][key] for run in each):.3f}" for key in MEASURES)]
+            )
             means = [_mean(run[key] for run in each) for key in ("gap", "rank")]
             cosines = [_mean(np.mean(run[key]) for run in each) for key in ("cosines", "text_cosines")]
             shapes.append([f"{kind}, {name}", *(f"{value:.3f}" for value in (*cosines, means[0])), f"{means[1]:.1f}"])
@@ -95,7 +98,10 @@ def geometry(found: Findings) -> Section:
         "The base is embedded as it is, and after LoRA on triplets of captions. The towers are not loaded in training, "
         "and no picture, sound or clip is seen. Intervals are over scenes and seeds, at the last layer.",
         claims,
-        {"Shape of the embeddings at the last layer": shapes, "Kernel alignment with captions at the last layer": kernels},
+        {
+            "Shape of the embeddings at the last layer": shapes,
+            "Kernel alignment with captions at the last layer": kernels,
+        },
         {
             "anisotropy": plot_layers(layers["anisotropy"], "mean cosine"),
             "mutual_knn": plot_layers(layers["mutual_knn"], "mutual-kNN with captions"),
@@ -153,13 +159,12 @@ def rivals(found: Findings, settings: Settings) -> Section:
         Claim(f"{WAYS['lora']} is better than {WAYS[way]} (nDCG@10, all directions)", difference(ours, _gains(each)))
         for way, each in found.rivals.items()
     ]
-    moved = {
-        way: {key: _mean(run[key] for run in each) for key in each[0]} for way, each in found.divergence.items()
-    }
+    moved = {way: {key: _mean(run[key] for run in each) for key in each[0]} for way, each in found.divergence.items()}
+    full, lora = (np.log([[run["kl"]] for run in found.divergence[way]]) for way in ("full", "lora"))
     claims.append(
         Claim(
             "LoRA moves the weights less than full fine-tuning (ln of the KL proxy, full less LoRA)",
-            difference(*(np.log([[run["kl"]] for run in found.divergence[way]]) for way in ("full", "lora"))),
+            difference(full, lora),
         )
     )
     examples = settings.steps * settings.rows
@@ -257,7 +262,8 @@ def documents(found: Findings, settings: Settings) -> Section:
             )
     bars = {
         name: {
-            f"{way} pages": interval(_gains(each["measured"], ["runes"], [key])) for way, each in found.documents.items()
+            f"{way} pages": interval(_gains(each["measured"], ["runes"], [key]))
+            for way, each in found.documents.items()
         }
         for name, key in (("text to page", "text_to"), ("page to text", "to_text"))
     }
@@ -304,6 +310,4 @@ def _directions(runs: Mapping[str, Sequence[Measured]]) -> Table:
 
 
 def _bars(runs: Mapping[str, Sequence[Measured]]) -> dict[str, dict[str, Estimate]]:
-    return {
-        kind: {name: interval(_gains(each, [kind], ["text_to"])) for name, each in runs.items()} for kind in MEDIA
-    }
+    return {kind: {name: interval(_gains(each, [kind], ["text_to"])) for name, each in runs.items()} for kind in MEDIA}
