@@ -72,8 +72,11 @@ def layer_embeddings(
     hooks.append(decoder.norm.register_forward_hook(partial(_keep_output, kept, last, len(decoder.layers))))
     model.eval()
     try:
-        for batch in model._batches(items, batch_size, processing_kwargs):
-            rows, problems = model.omni.rows(batch, prompt, processing_kwargs)
+        reader = model.omni.reader(processing_kwargs)
+        # Batches of like length waste the least on padding.
+        items.sort(key=lambda item: -reader.estimate_tokens(item))
+        for start in range(0, len(items), batch_size):
+            rows, problems = model.omni.rows(items[start : start + batch_size], prompt, processing_kwargs)
             if problems:
                 raise InputError(problems)
             features = batch_to_device(model.omni.collate(rows), model.device)
