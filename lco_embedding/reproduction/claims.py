@@ -71,13 +71,17 @@ def difference(after: Values, before: Values, spread: float = 1.0, seed: int = 0
     if after.ndim != 2 or before.ndim != 2 or after.shape[1] != before.shape[1]:
         raise ValueError(f"expected (seeds, examples) of the same examples; got {after.shape} and {before.shape}")
     rng = np.random.default_rng(seed)
-    sides = [
-        side.mean(axis=1, keepdims=True) + spread * (side - side.mean(axis=1, keepdims=True))
-        for side in (after, before)
-    ]
-    means = np.empty(RESAMPLES)
-    for index in range(RESAMPLES):
-        chosen = [side[rng.integers(len(side), size=len(side))].mean(axis=0) for side in sides]
-        means[index] = (chosen[0] - chosen[1])[rng.integers(after.shape[1], size=after.shape[1])].mean()
+    drawn = []
+    for side in (after, before):
+        mean = side.mean(axis=1, keepdims=True)
+        # How often each seed is drawn, as a share: (resamples, seeds); then the mean over them: (resamples, examples).
+        drawn.append(_draws(rng, len(side)) @ (mean + spread * (side - mean)))
+    means = ((drawn[0] - drawn[1]) * _draws(rng, after.shape[1])).sum(axis=1)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(float(after.mean() - before.mean()), float(low), float(high))
+
+
+def _draws(rng: np.random.Generator, count: int) -> Values:
+    """Draw with replacement: for each resample, the share of each of `count` things in as many draws."""
+    shares: Values = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
+    return shares

@@ -114,7 +114,7 @@ class Experiments:
         settings = self.settings
         for stage in [*sorted(path.name for path in STAGES.iterdir() if path.is_dir()), "base"]:
             folder = checkpoint_of("miniature", stage)
-            chats = {kind: held_out_captions(kind, settings.chats) for kind in MEDIA}
+            chats = {str(kind): held_out_captions(kind, settings.chats) for kind in MEDIA}
             generated = self.steps.run(
                 f"generate-{stage}",
                 {"chats": settings.chats},
