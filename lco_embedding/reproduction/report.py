@@ -122,9 +122,8 @@ def _made_with(settings: Settings, command: str, seconds: float) -> dict[str, st
 
 
 def _markdown_table(table: Table) -> list[str]:
-    head, *rows = table
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+    return [lines[0], "|" + "---|" * len(table[0]), *lines[1:]]
 
 
 def _html_table(table: Table) -> str:

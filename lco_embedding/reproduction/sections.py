@@ -160,15 +160,15 @@ def rivals(found: Findings, settings: Settings) -> Section:
         for way, each in found.rivals.items()
     ]
     moved = {way: {key: _mean(run[key] for run in each) for key in each[0]} for way, each in found.divergence.items()}
-    full, lora = (np.log([[run["kl"]] for run in found.divergence[way]]) for way in ("full", "lora"))
+    full, lora = (np.log1p([[run["kl"]] for run in found.divergence[way]]) for way in ("full", "lora"))
     claims.append(
         Claim(
-            "LoRA moves the weights less than full fine-tuning (ln of the KL proxy, full less LoRA)",
+            "LoRA moves the weights less than full fine-tuning (ln(1 + KL proxy), full less LoRA)",
             difference(full, lora),
         )
     )
     examples = settings.steps * settings.rows
-    table = [["", "learning rate", "|change| / |weights|", "KL proxy, nats", "stable rank", "price in the bound"]]
+    table = [["", "learning rate", "norm of the change / of the weights", "KL proxy, nats", "stable rank", "price in the bound"]]
     for way, each in moved.items():
         table.append(
             [

@@ -28,7 +28,7 @@ from lco_embedding.reproduction.steps import Steps
 from lco_embedding.training.record import NAME
 
 LEAST = replace(
-    settings.QUICK, steps=1, rows=4, count=24, chats=4, document_steps=1, document_rows=4, clip_rates=(1e-4,)
+    settings.QUICK, steps=2, rows=4, count=24, chats=4, document_steps=1, document_rows=4, clip_rates=(1e-4,)
 )
 
 
@@ -51,7 +51,7 @@ def test_the_report_tells_every_claim_with_a_verdict(output: Path) -> None:
     text = (output / "report.md").read_text()
     for number in range(1, 6):
         assert f"\n## {number}. " in text
-    verdicts = re.findall(r"\| (holds|does not hold|not decided) \|$", text, flags=re.M)
+    verdicts = re.findall(r"\] \| (holds|does not hold|not decided) \|$", text, flags=re.M)
     assert len(verdicts) == 6 + 7 + 4 + 6 + 3
     assert "lco-embedding reproduce --quick" in text
     assert f"torch {torch.__version__}" in text
