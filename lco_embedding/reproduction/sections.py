@@ -168,7 +168,16 @@ def rivals(found: Findings, settings: Settings) -> Section:
         )
     )
     examples = settings.steps * settings.rows
-    table = [["", "learning rate", "norm of the change / of the weights", "KL proxy, nats", "stable rank", "price in the bound"]]
+    table = [
+        [
+            "",
+            "learning rate",
+            "norm of the change / of the weights",
+            "KL proxy, nats",
+            "stable rank",
+            "price in the bound",
+        ]
+    ]
     for way, each in moved.items():
         table.append(
             [
