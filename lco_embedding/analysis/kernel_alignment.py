@@ -27,6 +27,10 @@ Neighbours = NDArray[np.int64]
 K = 10
 """Neighbours, and dimensions of SVCCA, in the paper."""
 
+SAME = 1e-6
+"""Entries of unit rows that differ by no more are alike but for rounding. Neighbours among rows that are all alike
+would be those that sorting happens to put first, on both sides: a full alignment of nothing."""
+
 BLOCK = 512
 """Rows that are compared with all at a time: with 50,000 others, they take 100 MB."""
 
@@ -302,4 +306,9 @@ def _unit(rows: Rows, k: int) -> Tensor:
     if not bool(matrix.isfinite().all()):
         bad = (~matrix.isfinite().all(dim=1)).nonzero()[:10, 0].tolist()
         raise ValueError(f"rows {bad} of the embeddings hold NaN or infinite values; leave them out")
+    if bool(((matrix - matrix[0]).abs() <= SAME).all()):
+        raise ValueError(
+            "all rows of the embeddings point the same way, so that none has neighbours; what enters a decoder "
+            "(layer 0) is such, as all chats end alike: leave it out"
+        )
     return matrix

@@ -79,7 +79,7 @@ def plot_bars(groups: Mapping[str, Mapping[str, Estimate]], label: str) -> Figur
         axes.bar(left, values, width, yerr=np.maximum(errors, 0), capsize=2, label=name, error_kw={"linewidth": 0.8})
     axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
     axes.set_ylabel(label)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
 

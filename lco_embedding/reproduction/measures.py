@@ -68,7 +68,8 @@ def _measure(model: LCOEmbedding, kind: str, count: int, split: Split) -> dict[s
         "to_text": _ranks(found, sought),
         "anisotropy": _rounded(by_layer(anisotropy, seen)),
         "text_anisotropy": _rounded(by_layer(anisotropy, told)),
-        "mutual_knn": _rounded(by_layer(mutual_knn, seen, told)),
+        # What enters the decoder at the last token is the same for all, and has no neighbours.
+        "mutual_knn": [float("nan"), *_rounded(by_layer(mutual_knn, seen[1:], told[1:]))],
         "cosines": _rounded(mean_cosines(seen[-1])),
         "text_cosines": _rounded(mean_cosines(told[-1])),
         "shared": _rounded(shared_neighbours(seen[-1], told[-1])),

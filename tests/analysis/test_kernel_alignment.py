@@ -181,6 +181,7 @@ def test_tensors_of_any_float_type_are_taken() -> None:
     [
         (ONE, TWO[:-1], "same examples on both sides"),
         (ONE[:5], TWO[:5], "more than k"),
+        (ONE, np.ones((80, 3)), "none has neighbours"),
         (np.where(np.arange(80)[:, None] == 4, np.nan, ONE), TWO, r"rows \[4\]"),
     ],
 )

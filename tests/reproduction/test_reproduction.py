@@ -96,7 +96,9 @@ def test_measures_agree_with_the_benchmark() -> None:
     )
     for ours, theirs in (("text_to", "text to sound"), ("to_text", "sound to text")):
         assert gains(measured[ours]).mean() == pytest.approx(expected[theirs].ndcg[10].value)
-    assert len(measured["anisotropy"]) == 5
+    assert len(measured["anisotropy"]) == len(measured["mutual_knn"]) == 5
+    assert measured["anisotropy"][0] == pytest.approx(1.0)
+    assert np.isnan(measured["mutual_knn"]).tolist() == [True, False, False, False, False]
     assert np.mean(measured["shared"]) == pytest.approx(measured["mutual_knn"][-1], abs=1e-4)
 
 
