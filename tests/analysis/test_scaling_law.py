@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from lco_embedding.analysis.scaling_law import Point, fit, fit_pairs, generation_scores, pearson, ranks, spearman
+from lco_embedding.json_lines import JsonLines
 from lco_embedding.miniature.world.chats import Chats
-from lco_embedding.training.json_lines import JsonLines
 
 X = np.array([0.1, 0.5, 0.9, 1.4, 2.0, 2.2])
 NOISE = np.array([0.05, -0.04, 0.02, 0.03, -0.05, 0.01])
