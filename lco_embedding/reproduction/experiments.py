@@ -29,6 +29,7 @@ from lco_embedding.training.arguments import read_recipe
 from lco_embedding.training.contrastive import ContrastiveArguments, train
 from lco_embedding.training.generative import GenerativeArguments, pretrain
 from lco_embedding.training.mixture import Mixture
+from lco_embedding.training.record import NAME, previous
 
 Method = Literal["lora", "full", "projection", "clip"]
 RIVALS: tuple[Method, ...] = ("full", "projection", "clip")
@@ -136,9 +137,11 @@ class Experiments:
         settings = self.settings
         sizes = {"steps": settings.document_steps, "rows": settings.document_rows, "rate": settings.document_rate}
         reader = self.steps.folder.parent / "reader-{steps}-{rows}-{rate}".format(**sizes)
-        if not (reader / "training_record.json").is_file():
+        if not (reader / NAME).is_file():
             self.steps.tell(f"reading {settings.document_steps} steps of documents ...")
             read_on(base, reader, settings)
+        record = previous(reader) or {}
+        self.steps.seconds += 60 * float(record.get("minutes", 0))
         for name, folder in (("without", base), ("with", str(reader))):
             chats = {task: held_out_pages(task, settings.chats) for task in ("transcription", "question")}
             generated = self.steps.run(
@@ -227,7 +230,7 @@ def randomise(base: str | Path, folder: str | Path, seed: int) -> Path:
         config = AutoConfig.from_pretrained(base, dtype="float32")
         Qwen2_5OmniThinkerForConditionalGeneration(config).save_pretrained(folder)
     # Its own record would tell of pretraining.
-    Path(folder, "training_record.json").unlink(missing_ok=True)
+    Path(folder, NAME).unlink(missing_ok=True)
     return Path(folder)
 
 
