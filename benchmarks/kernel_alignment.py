@@ -1,6 +1,6 @@
 """Kernel alignment of many examples: time and peak memory of every measure.
 
-    python benchmarks/kernel_alignment.py --examples 50000 --dimension 2048     # an hour on one core, under 8 GB
+    python benchmarks/kernel_alignment.py --examples 50000 --dimension 2048     # long on one core; for its peak, see the last line
 
 The rows are random, with a shared part, so that the figures are not those of chance.
 """

@@ -142,16 +142,17 @@ class Experiments:
             read_on(base, reader, settings)
         record = previous(reader) or {}
         self.steps.seconds += 60 * float(record.get("minutes", 0))
-        for name, folder in (("without", base), ("with", str(reader))):
+        # What is done without pages does not depend on how many pages are read.
+        for name, folder, more in (("without", base, {}), ("with", str(reader), sizes)):
             chats = {task: held_out_pages(task, settings.chats) for task in ("transcription", "question")}
             generated = self.steps.run(
                 f"generate-documents-{name}",
-                {"chats": settings.chats, **sizes},
+                {"chats": settings.chats, **more},
                 partial(generation_scores, folder, chats),
             )
-            before = self._measure(f"documents-{name}", folder, ("runes",), sizes)
+            before = self._measure(f"documents-{name}", folder, ("runes",), more)
             runs = [
-                self._tune(f"documents-{name}", folder, "lora", seed, kinds=("runes", *MEDIA), more=sizes)["measured"]
+                self._tune(f"documents-{name}", folder, "lora", seed, kinds=("runes", *MEDIA), more=more)["measured"]
                 for seed in range(settings.seeds)
             ]
             found.documents[name] = {"generation": generated, "before": before, "measured": runs}
