@@ -1,6 +1,6 @@
 """Kernel alignment of many examples: time and peak memory of every measure.
 
-    python benchmarks/kernel_alignment.py --examples 50000 --dimension 2048     # long on one core; for its peak, see the last line
+    python benchmarks/kernel_alignment.py --examples 50000 --dimension 2048     # long, on one core
 
 The rows are random, with a shared part, so that the figures are not those of chance.
 """
