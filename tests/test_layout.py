@@ -37,6 +37,8 @@ def imports(path: Path) -> Iterator[str]:
         ("miniature/world", ("lco_embedding.training", "lco_embedding.embedding", "lco_embedding.cli")),
         ("evaluation", ("lco_embedding.training", "lco_embedding.miniature", "lco_embedding.cli")),
         ("training", ("lco_embedding.evaluation", "lco_embedding.cli")),
+        ("analysis", ("lco_embedding.miniature", "lco_embedding.reproduction", "lco_embedding.cli")),
+        ("reproduction", ("lco_embedding.cli",)),
     ],
 )
 def test_dependencies_point_one_way(folder: str, forbidden: tuple[str, ...]) -> None:

@@ -31,6 +31,7 @@ COMMANDS = {
     "merge": ("lco_embedding.cli.merge", "Merge an adapter into the whole of its base model."),
     "soup": ("lco_embedding.cli.soup", "Average checkpoints or adapters."),
     "evaluate": ("lco_embedding.cli.evaluate", "Judge a model, by benchmarks of mteb or pairs of your own."),
+    "reproduce": ("lco_embedding.cli.reproduce", "Try the claims of LCO-Emb on the miniature, and report on them."),
 }
 """The module of each command, and what it does."""
 
