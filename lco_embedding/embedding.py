@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from peft import PeftConfig
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -22,11 +23,11 @@ from sentence_transformers.util.decorators import deprecated_kwargs
 from torch import Tensor, nn
 from tqdm.autonotebook import tqdm
 from transformers import logging as transformers_logging
-from transformers.utils.peft_utils import find_adapter_config_file
 
+from lco_embedding.hub.downloads import hinted, refuse_pickles
 from lco_embedding.inference import MAX_ROWS, Inference, InferenceOptions
 from lco_embedding.miniature import checkpoint_of
-from lco_embedding.modules.adapters import attach_adapter
+from lco_embedding.modules.adapters import attach_adapter, commit_of, find_adapter
 from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.modules.last_token_pooling import LastTokenPooling
 from lco_embedding.modules.media import AudioDecoder, Stream, VideoDecoder
@@ -82,7 +83,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         if model_name_or_path is None and not kwargs.get("modules"):
             raise ValueError("name a folder, a Hub id or modules; LCOEmbedding.miniature() is the model that ships")
         name = os.fspath(model_name_or_path) if model_name_or_path is not None else None
-        super().__init__(name, **kwargs)
+        with hinted(name, kwargs.get("revision")):
+            super().__init__(name, **kwargs)
         if not isinstance(self[0], OmniTransformer):
             raise ValueError(
                 f"the first module must be an OmniTransformer, got {type(self[0]).__name__}; "
@@ -118,6 +120,27 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         found: type[nn.Module] = super()._load_module_class_from_ref(class_ref, *args, **kwargs)
         return found
 
+    def _load_modules(
+        self,
+        model_name_or_path: str,
+        token: bool | str | None,
+        cache_folder: str | None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        local_files_only: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        revision = commit_of(
+            model_name_or_path,
+            revision,
+            token=token,
+            cache_dir=cache_folder,
+            local_files_only=local_files_only,
+        )
+        hub = {"token": token, "cache_folder": cache_folder, "revision": revision, "local_files_only": local_files_only}
+        refuse_pickles(model_name_or_path, **hub)
+        return super()._load_modules(model_name_or_path, **hub, trust_remote_code=trust_remote_code, **kwargs)
+
     def _load_default_modules(
         self,
         model_name_or_path: str,
@@ -137,9 +160,10 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             "revision": revision,
             "local_files_only": local_files_only,
         }
-        if find_adapter_config_file(model_name_or_path, **hub) is not None:
+        if (adapter := find_adapter(model_name_or_path, hub)) is not None:
             return self._load_adapter(
                 model_name_or_path,
+                adapter,
                 hub,
                 token=token,
                 cache_folder=cache_folder,
@@ -164,17 +188,14 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         return [transformer, LastTokenPooling(transformer.get_embedding_dimension()), Normalize()], {}
 
     def _load_adapter(
-        self, model_name_or_path: str, hub: dict[str, Any], **load_kwargs: Any
+        self, model_name_or_path: str, adapter: PeftConfig, hub: dict[str, Any], **load_kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
-        from peft import PeftConfig
-
-        config = PeftConfig.from_pretrained(model_name_or_path, **hub)
-        base = config.base_model_name_or_path
-        if not base:
-            raise ValueError(f"the adapter {model_name_or_path} does not name its base model")
-        modules, module_kwargs = self._load_modules(base, revision=config.revision, **load_kwargs)
+        """Load the modules of the base of an adapter, and put the adapter on them."""
+        modules, module_kwargs = self._load_modules(
+            adapter.base_model_name_or_path, revision=adapter.revision, **load_kwargs
+        )
         first = next(iter(modules.values())) if isinstance(modules, OrderedDict) else modules[0]
-        attach_adapter(first.model, model_name_or_path, config, first.backbone.decoder, hub)
+        attach_adapter(first.model, model_name_or_path, adapter, first.backbone.decoder, hub)
         return modules, module_kwargs
 
     def save(self, path: str | os.PathLike[str], *args: Any, custom_modules: bool = False, **kwargs: Any) -> None:
