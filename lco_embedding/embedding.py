@@ -27,6 +27,8 @@ from transformers import logging as transformers_logging
 from lco_embedding.hub.downloads import hinted, refuse_pickles
 from lco_embedding.inference import MAX_ROWS, Inference, InferenceOptions
 from lco_embedding.miniature import checkpoint_of
+from lco_embedding.model_cards import LCOModelCardData, write_card
+from lco_embedding.model_cards.card import README, is_generated
 from lco_embedding.modules.adapters import attach_adapter, commit_of, find_adapter
 from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.modules.last_token_pooling import LastTokenPooling
@@ -72,6 +74,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
     """
 
     default_huggingface_organization = None
+    model_card_data_class = LCOModelCardData
 
     def __init__(
         self,
@@ -196,20 +199,32 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         )
         first = next(iter(modules.values())) if isinstance(modules, OrderedDict) else modules[0]
         attach_adapter(first.model, model_name_or_path, adapter, first.backbone.decoder, hub)
+        # What was read is the card of the base.
+        self._model_card_text = None
         return modules, module_kwargs
 
-    def save(self, path: str | os.PathLike[str], *args: Any, custom_modules: bool = False, **kwargs: Any) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+        safe_serialization: bool = True,
+        custom_modules: bool = False,
+    ) -> None:
         """Save the model as a plain Sentence Transformers checkpoint that loads without this package.
 
         Args:
             path: Folder to write.
-            *args: As in `SentenceTransformer.save`.
+            model_name: Id of the repository that it goes to, for its card.
+            create_model_card: Write a model card; sections that a person wrote into that of the folder are kept.
+            train_datasets: Has no effect, as in `SentenceTransformer.save`.
+            safe_serialization: Must be True: only safetensors are written.
             custom_modules: Name our module types in `modules.json` instead, so that
                 `SentenceTransformer(path, trust_remote_code=True)` yields them where this package is installed.
-            **kwargs: As in `SentenceTransformer.save`.
         """
         folder = Path(path)
-        super().save(str(folder), *args, **kwargs)
+        super().save(str(folder), create_model_card=False, safe_serialization=safe_serialization)
         listing = folder / "modules.json"
         entries = json.loads(listing.read_text(encoding="utf8"))
         for entry, module in zip(entries, self, strict=True):
@@ -225,6 +240,22 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
                 (folder / entry["path"]).rename(folder / renamed)
                 entry["path"] = renamed
         listing.write_text(json.dumps(entries, indent=2), encoding="utf8")
+        if create_model_card:
+            self._create_model_card(str(folder), model_name)
+
+    def _create_model_card(self, path: str, model_name: str | None = None, train_datasets: Any = None) -> None:
+        """Write the model card: what is known from loading and training, and from the files of the folder."""
+        if model_name and not Path(model_name).exists():
+            self.model_card_data.set_model_id(model_name)
+        self.model_card_data.save_dir = path
+        earlier = self._model_card_text
+        if "generated_from_trainer" in self.model_card_data.tags:
+            earlier = None
+        elif earlier and not is_generated(earlier) and not Path(path, README).exists():
+            # As Sentence Transformers does: the card of a model that was not trained is still right.
+            Path(path, README).write_text(earlier, encoding="utf8")
+            return
+        write_card(path, self.model_card_data, earlier)
 
     def save_pretrained(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save the model; the same as `save`."""

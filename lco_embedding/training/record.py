@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer
 
 from lco_embedding._version import __version__
+from lco_embedding.model_cards import write_card
+from lco_embedding.model_cards.records import NAME as NAME
+from lco_embedding.model_cards.records import previous as previous
 from lco_embedding.training.adapters import ParameterCounts
-
-NAME = "training_record.json"
-"""Name of the file in a checkpoint."""
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
 
@@ -32,7 +34,7 @@ def write_record(
     figures: dict[str, float],
     seconds: float,
 ) -> None:
-    """Write the record of a run.
+    """Write the record of a run, and the model card, which tells of it.
 
     Args:
         folder: The checkpoint.
@@ -50,7 +52,7 @@ def write_record(
     record = {
         "stage": stage,
         "base": _base_name(arguments.model),
-        "data": [Path(path).name for path in arguments.data],
+        "data": [Path(path).name if Path(path).exists() else path for path in arguments.data],
         "rows": len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
         "steps": trainer.state.global_step,
         "minutes": round(seconds / 60, 1),
@@ -66,10 +68,12 @@ def write_record(
             **{name: version(name) for name in LIBRARIES},
         },
         "device": str(trainer.args.device),
+        "hardware": _hardware(trainer.args.device),
         "processes": trainer.args.world_size,
         "before": earlier,
     }
     Path(folder, NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
+    write_card(folder)
 
 
 def changed(arguments: Any) -> dict[str, Any]:
@@ -84,10 +88,10 @@ def changed(arguments: Any) -> dict[str, Any]:
     return {key: value for key, value in kept.items() if _is_plain(value)} | {"seed": arguments.seed}
 
 
-def previous(folder: str | Path) -> dict[str, Any] | None:
-    """Return the record of a checkpoint, None if it has none."""
-    path = Path(folder, NAME)
-    return json.loads(path.read_text(encoding="utf8")) if path.is_file() else None
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type.upper()} with {os.cpu_count()} cores"
 
 
 def _base_name(model: str) -> str:
