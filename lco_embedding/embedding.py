@@ -261,6 +261,57 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         """Save the model; the same as `save`."""
         self.save(path, *args, **kwargs)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        token: str | None = None,
+        private: bool | None = None,
+        safe_serialization: bool = True,
+        commit_message: str | None = None,
+        local_model_path: str | None = None,
+        exist_ok: bool = False,
+        replace_model_card: bool = False,
+        train_datasets: list[str] | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        tag: str | None = None,
+        adapter_only: bool = False,
+    ) -> str:
+        """Save the model, verify what was saved, and send it to the Hub.
+
+        Before anything is sent, the checkpoint is loaded in a fresh process by stock Sentence Transformers, whose
+        embeddings must equal those of this model; `lco_embedding.hub.verification` lists the other checks.
+
+        Args:
+            repo_id: Where it goes; the repository is made if there is none.
+            token: That of the login unless given.
+            private: Make the repository private, if it is made.
+            safe_serialization: Must be True: only safetensors are sent.
+            commit_message: Of the commit.
+            local_model_path: A folder that this model was saved to, which is sent instead of saving it again.
+            exist_ok: The repository may exist.
+            replace_model_card: Write the card of the repository anew; else what a person wrote there is kept.
+            train_datasets: Has no effect, as in `SentenceTransformer.push_to_hub`.
+            revision: Branch to commit to, made if it is not there.
+            create_pr: Open a pull request instead of committing.
+            tag: Of the commit.
+            adapter_only: Send the adapter alone, of a model that has one.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            VerificationError: The checkpoint is not fit to be published; it lists every reason, and nothing was sent.
+            ValueError: Options exclude each other.
+            OSError: What the Hub answered, or that it did not.
+        """
+        from lco_embedding.hub.publication import Destination, publish_model
+
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False would send pickled weights; only safetensors are published")
+        to = Destination(repo_id, private, revision, create_pr, tag, exist_ok, token)
+        return publish_model(self, to, adapter_only, replace_model_card, local_model_path, commit_message)
+
     # --- encoding ---------------------------------------------------------------------------------------------------
 
     @deprecated_kwargs(sentences="inputs")  # type: ignore[untyped-decorator]

@@ -1,12 +1,14 @@
-"""Put a LoRA adapter on a model, whatever class around it the adapter was trained on."""
+"""Put a LoRA adapter on a model, whatever class around it the adapter was trained on, and merge it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from peft import PeftConfig, PeftType, inject_adapter_in_model, set_peft_model_state_dict
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
 from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils.hub import resolve_revision
@@ -118,3 +120,30 @@ def _own_name(key: str, modules: set[str], decoder: str) -> str | None:
             if name in modules:
                 return f"{name}{mark}{rest}"
     return None
+
+
+def merge_lora(model: nn.Module) -> int:
+    """Put the adapter of a model into its weights, in place.
+
+    Returns:
+        How many layers had an adapter.
+    """
+    adapted = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)
+    ]
+    for name, module in adapted:
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            plain = module.get_base_layer()
+        else:
+            plain = module.modules_to_save[module.active_adapters[0]]
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, plain)
+    for module in model.modules():
+        # The marks by which transformers knows a model with an adapter; without them it is saved whole.
+        for mark in ("_hf_peft_config_loaded", "peft_config"):
+            if mark in vars(module):
+                delattr(module, mark)
+    return len(adapted)

@@ -1,4 +1,4 @@
-"""What of a model is trained: full weights or LoRA of the decoder, towers frozen or not; and LoRA merged again."""
+"""What of a model is trained: full weights or LoRA of the decoder, towers frozen or not."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from lco_embedding.modules.backbones import Backbone
@@ -66,30 +64,3 @@ def lora_config(backbone: Backbone, r: int, alpha: float, dropout: float, towers
         target_modules=backbone.lora_targets,
         modules_to_save=list(backbone.towers) if towers == "full" else None,
     )
-
-
-def merge_lora(model: nn.Module) -> int:
-    """Put the adapter of a model into its weights, in place.
-
-    Returns:
-        How many layers had an adapter.
-    """
-    adapted = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)
-    ]
-    for name, module in adapted:
-        if isinstance(module, BaseTunerLayer):
-            module.merge(safe_merge=True)
-            plain = module.get_base_layer()
-        else:
-            plain = module.modules_to_save[module.active_adapters[0]]
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, plain)
-    for module in model.modules():
-        # The marks by which transformers knows a model with an adapter; without them it is saved whole.
-        for mark in ("_hf_peft_config_loaded", "peft_config"):
-            if mark in vars(module):
-                delattr(module, mark)
-    return len(adapted)

@@ -31,9 +31,10 @@ from transformers import logging as transformers_logging
 
 from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.miniature import checkpoint_of
+from lco_embedding.modules.adapters import merge_lora
 from lco_embedding.modules.settings import ProcessingKwargs
 from lco_embedding.sides import input_of
-from lco_embedding.training.adapters import Towers, count_parameters, lora_config, merge_lora, set_trainable
+from lco_embedding.training.adapters import Towers, count_parameters, lora_config, set_trainable
 from lco_embedding.training.arguments import TuningArguments, parse
 from lco_embedding.training.examples import check, open_mixture
 from lco_embedding.training.generative import checkpoint_to_resume
