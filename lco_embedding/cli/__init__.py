@@ -28,6 +28,9 @@ COMMANDS = {
     "pretrain": ("lco_embedding.training.generative", "Train a model to answer about media (stage 1)."),
     "train": ("lco_embedding.training.contrastive", "Train a model to embed (stage 2)."),
     "evaluate": ("lco_embedding.cli.evaluate", "Judge a model, by benchmarks of mteb or pairs of your own."),
+    "card": ("lco_embedding.cli.card", "Write the model card of a checkpoint."),
+    "export": ("lco_embedding.cli.export", "Write a checkpoint in the layout that a loader or engine reads."),
+    "publish": ("lco_embedding.cli.publish", "Verify a checkpoint and send it to the Hub."),
 }
 """The module of each command, and what it does."""
 

@@ -23,6 +23,9 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy",
 WITHOUT_WEIGHTS = ("Transformer", "Pooling", "Normalize")
 """Modules after the first that have no weights of their own, and the first, which is asked for safetensors anyway."""
 
+INCOMPLETE = ("does not appear to have a file", "Unrecognized model in")
+"""By what errors of transformers are known that mean: the repository does not hold a model."""
+
 
 @contextmanager
 def hinted(name: str | None, revision: str | None) -> Iterator[None]:
@@ -34,29 +37,31 @@ def hinted(name: str | None, revision: str | None) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        # Of a folder, what is missing is said well enough; and no error is told twice.
+    except (OSError, ValueError) as error:
+        # Of a folder, what is missing is said well enough.
         if name is not None and not Path(name).is_dir():
             _append(error, _hint(error, name, revision))
         raise
 
 
-def _hint(error: OSError, name: str, revision: str | None) -> str:
+def _hint(error: OSError | ValueError, name: str, revision: str | None) -> str:
     if isinstance(error, RevisionNotFoundError):
         return f"There is no branch, tag or commit {revision!r} in {name}; leave revision out for its main branch."
-    if isinstance(error, RepositoryNotFoundError):
+    refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
+    if isinstance(error, RepositoryNotFoundError) or refused:
         return (
             f"Is {name!r} spelt right? A private or gated repository needs a token that may read it: pass token=..., "
             "set HF_TOKEN, or log in with `hf auth login`."
         )
-    if isinstance(error, RemoteEntryNotFoundError) or "does not appear to have" in str(error):
+    text = str(error)
+    if isinstance(error, RemoteEntryNotFoundError) or any(sign in text for sign in INCOMPLETE):
         return (
             f"{name} is not complete, or no model: a config.json, a processor with a chat template and weights as "
             "safetensors are needed (weights in pickles are not read)."
         )
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, HfHubHTTPError) or "connection error" in text:
         return "What was downloaded is kept: the same call goes on from there."
-    if isinstance(error, LocalEntryNotFoundError) or "couldn't find them in the cached files" in str(error):
+    if isinstance(error, LocalEntryNotFoundError) or "couldn't find them in the cached files" in text:
         at = f" --revision {revision}" if revision else ""
         return (
             f"{name} is not in the cache as a whole and could not be downloaded; with a connection, and without "
@@ -65,7 +70,7 @@ def _hint(error: OSError, name: str, revision: str | None) -> str:
     return ""
 
 
-def _append(error: OSError, hint: str) -> None:
+def _append(error: OSError | ValueError, hint: str) -> None:
     if not hint:
         return
     if isinstance(error, HfHubHTTPError):

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx2
+
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import httpx
 
 from lco_embedding.hub.files import stage
 from lco_embedding.hub.layouts import export
@@ -231,6 +232,6 @@ def _explained(to: Destination) -> Iterator[None]:
             hint = f"The upload to {to.repo_id} is not complete. {again}"
         error.append_to_message(f"\n{hint}")
         raise
-    except (httpx2.TransportError, RuntimeError) as error:
+    except (httpx.TransportError, RuntimeError) as error:
         cause = error.__cause__ or error
         raise OSError(f"The upload to {to.repo_id} broke off ({cause or type(cause).__name__}). {again}") from error

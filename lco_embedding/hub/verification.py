@@ -82,15 +82,16 @@ def verify(
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     findings = list(check_files(folder))
-    findings += _check_config(folder)
-    findings += _check_card(folder)
+    findings += check_config(folder)
+    findings += check_card(folder)
     # What holds a pickle or code is not loaded at all; what is incomplete can't be.
     if not any(finding.check in ("weights", "safetensors", "remote code") for finding in findings):
         findings += _check_embeddings(folder, model, device, timeout)
     return findings
 
 
-def _check_config(folder: Path) -> Iterator[Finding]:
+def check_config(folder: Path) -> Iterator[Finding]:
+    """Check that the configuration names the generation class and modules of stock, or an adapter its base."""
     try:
         checkpoint = Checkpoint.read(folder)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -116,11 +117,20 @@ def _check_config(folder: Path) -> Iterator[Finding]:
             f"config.json names {checkpoint.architecture}, not the generation class {expected}, which serving engines "
             "look for; save the model with LCOEmbedding.save_pretrained",
         )
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf8")) if checkpoint.is_embedder else []
+    for entry in modules:
+        if not entry["type"].startswith("sentence_transformers."):
+            yield Finding(
+                "remote code",
+                f"modules.json names {entry['type']}, which loads only with trust_remote_code; save the model without "
+                "custom_modules",
+            )
     if not checkpoint.is_embedder:
         yield Finding("config", "there is no modules.json: it is a generative model, not an embedding model")
 
 
-def _check_card(folder: Path) -> Iterator[Finding]:
+def check_card(folder: Path) -> Iterator[Finding]:
+    """Check that there is a card whose metadata the Hub accepts, with a license and a base."""
     path = folder / README
     if not path.is_file():
         yield Finding("card", f"there is no {README}; write one with `lco-embedding card`")
