@@ -119,6 +119,13 @@ def upload(folder: str, **kwargs: Any) -> str:
     return send(folder, Destination(**kwargs))
 
 
+def card_on_the_hub(repo: str) -> str | None:
+    """Read the card of a repository."""
+    from lco_embedding.hub.publication import Destination, published_card
+
+    return published_card(Destination(repo))
+
+
 def command(*argv: str) -> int:
     """Run the command line."""
     from lco_embedding.cli import main as run

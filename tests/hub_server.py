@@ -273,7 +273,9 @@ class Handler(BaseHTTPRequestHandler):
     def _json(self) -> Any:
         return json.loads(self._read())
 
-    def _send(self, status: int, body: Any = b"", headers: dict[str, str] | None = None, length: int | None = None) -> None:
+    def _send(
+        self, status: int, body: Any = b"", headers: dict[str, str] | None = None, length: int | None = None
+    ) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.status = status
         self.send_response(status)
@@ -306,7 +308,9 @@ class Handler(BaseHTTPRequestHandler):
         if name in self.hub.repos:
             raise HubError(409, "", "You already created this model repo", url=url)
         repo = self.hub.repos[name] = Repo(owner, asked.get("visibility") == "private")
-        repo.commit({".gitattributes": self.hub.store(b"*.safetensors filter=lfs\n", False)}, "refs/heads/main", "first")
+        repo.commit(
+            {".gitattributes": self.hub.store(b"*.safetensors filter=lfs\n", False)}, "refs/heads/main", "first"
+        )
         self._send(200, {"url": url, "name": name})
 
     def on_validate(self, user: str | None, query: Any) -> None:
@@ -473,7 +477,9 @@ def card_errors(content: str) -> list[str]:
         return [f"the metadata is not YAML: {error}"]
     if not isinstance(data, dict):
         return ["the metadata is not a mapping"]
-    errors = [f"{key!r} must be a string" for key in ("license", "library_name") if not isinstance(data.get(key, ""), str)]
+    errors = [
+        f"{key!r} must be a string" for key in ("license", "library_name") if not isinstance(data.get(key, ""), str)
+    ]
     errors += [f"{key!r} must be a list" for key in ("tags", "datasets") if not isinstance(data.get(key, []), list)]
     if data.get("pipeline_tag", PIPELINE_TAGS[0]) not in PIPELINE_TAGS:
         errors.append(f"'pipeline_tag' {data['pipeline_tag']!r} is unknown")

@@ -151,7 +151,9 @@ def _check_weights(folder: Path) -> Iterator[Finding]:
             yield Finding("weights", f"{name}: {error}")
             continue
         if path.stat().st_size != size:
-            yield Finding("weights", f"{name} has {path.stat().st_size:,} bytes, and must have {size:,}; is it cut off?")
+            yield Finding(
+                "weights", f"{name} has {path.stat().st_size:,} bytes, and must have {size:,}; is it cut off?"
+            )
         tensors[name] = {key: tensor.dtype for key, tensor in header.items()}
         if any(not tensor.size for tensor in header.values()):
             yield Finding("weights", f"{name} holds an empty tensor")

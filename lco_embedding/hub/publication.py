@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import httpx
@@ -233,5 +232,5 @@ def _explained(to: Destination) -> Iterator[None]:
         error.append_to_message(f"\n{hint}")
         raise
     except (httpx.TransportError, RuntimeError) as error:
-        cause = error.__cause__ or error
-        raise OSError(f"The upload to {to.repo_id} broke off ({cause or type(cause).__name__}). {again}") from error
+        why = " ".join(str(part) or type(part).__name__ for part in (error, error.__cause__) if part is not None)
+        raise OSError(f"The upload to {to.repo_id} broke off ({why}). {again}") from error

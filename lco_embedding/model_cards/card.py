@@ -30,9 +30,7 @@ STOCK = "This is a [sentence-transformers](https://www.SBERT.net) model"
 LICENSE = ("license", "license_name", "license_link")
 
 
-def card_text(
-    folder: str | Path | Checkpoint, data: LCOModelCardData | None = None, earlier: str | None = None
-) -> str:
+def card_text(folder: str | Path | Checkpoint, data: LCOModelCardData | None = None, earlier: str | None = None) -> str:
     """Return the card of a checkpoint.
 
     Args:

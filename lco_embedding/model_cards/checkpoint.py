@@ -109,7 +109,9 @@ class Checkpoint:
         config = _json(folder / "config.json")
         adapter = _json(folder / ADAPTER_CONFIG) or None
         modules = _json(folder / "modules.json") or []
-        base_config = {} if config or adapter is None else _json(Path(adapter["base_model_name_or_path"], "config.json"))
+        base_config = (
+            {} if config or adapter is None else _json(Path(adapter["base_model_name_or_path"], "config.json"))
+        )
         model_type = (config or base_config).get("model_type")
         backbone = next((b for b in BACKBONES if model_type in (b.model_type, b.whole)), None)
         tensors = [tensor for path in sorted(folder.glob("*.safetensors")) for tensor in read_header(path)[0].values()]

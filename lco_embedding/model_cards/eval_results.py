@@ -69,9 +69,7 @@ def _entries(result: dict[str, Any], user: str | None) -> list[dict[str, Any]]:
         for entry in entries
     }
     entries = [
-        EvalResultEntry(
-            task_id=f"{result['task_name']}_{subset}_{split}", value=round(score * 100, DIGITS), **common
-        )
+        EvalResultEntry(task_id=f"{result['task_name']}_{subset}_{split}", value=round(score * 100, DIGITS), **common)
         for (split, subset), score in scores.items()
     ]
     splits, subsets = {split for split, _ in scores}, {subset for _, subset in scores}

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.hub import Finding, VerificationError, export, probes, verify
+from lco_embedding.hub import Finding, VerificationError, probes, verify
 from lco_embedding.hub.files import check_files, published_files, stage
 from lco_embedding.hub.verification import check_config
 from lco_embedding.modules.prompts import without_prompts
@@ -36,9 +36,8 @@ def messages(findings: list[Finding]) -> str:
     return "\n".join(map(str, findings))
 
 
-def test_a_good_checkpoint_passes_in_both_layouts(plain: Path, plain_model: LCOEmbedding, tmp_path: Path) -> None:
+def test_a_good_checkpoint_passes(plain: Path, plain_model: LCOEmbedding) -> None:
     assert verify(plain, plain_model) == []
-    assert verify(export(plain, tmp_path / "omni", "omni")) == []
 
 
 def test_embeddings_and_prompts_are_compared_with_the_model_in_memory(copy: Path, plain_model: LCOEmbedding) -> None:
@@ -116,9 +115,7 @@ def test_paths_and_secrets(plain: Path, tmp_path: Path, name: str, text: str, is
     assert bool(found) == is_bad, messages(found)
 
 
-def test_the_token_in_use_is_found_whatever_it_looks_like(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_token_in_use_is_found_whatever_it_looks_like(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "odd-looking")
     (copy / "notes.md").write_text("with odd-looking words")
     found = list(check_files(copy))
