@@ -75,6 +75,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
 
     default_huggingface_organization = None
     model_card_data_class = LCOModelCardData
+    _model_card_text: str | None
 
     def __init__(
         self,

@@ -26,18 +26,20 @@ PUBLISHED = {
 """Base, dimension, parameters and licence of the published models."""
 
 MINIATURE = {
-    "embedding": (
-        "LCO-Emb miniature",
-        "An omnimodal embedding model of 1.4 M parameters with the classes, processor and chat template of Qwen2.5-Omni. "
-        "It knows a small procedural\nworld of pictures, sounds, speech and clips, and nothing else: it is for tests, "
-        "examples and experiments on a laptop.\n`LCOEmbedding.miniature()` loads it.",
-    ),
-    "base": (
-        "LCO-Emb miniature, generative base",
-        "A Qwen2.5-Omni thinker of 1.4 M parameters that answers about the pictures, sounds and clips of a small "
-        "procedural\nworld. It has never been trained to embed, nor seen the embedding prompt. It does not read "
-        "documents: of unseen pages\nit transcribes none right.",
-    ),
+    "embedding": """\
+# LCO-Emb miniature
+
+An omnimodal embedding model of 1.4 M parameters with the classes, processor and chat template of Qwen2.5-Omni. It knows
+a small procedural world of pictures, sounds, speech and clips, and nothing else: it is for tests, examples and
+experiments on a laptop. `LCOEmbedding.miniature()` loads it.
+""",
+    "base": """\
+# LCO-Emb miniature, generative base
+
+A Qwen2.5-Omni thinker of 1.4 M parameters that answers about the pictures, sounds and clips of a small procedural
+world. It has never been trained to embed, nor seen the embedding prompt. It does not read documents: of unseen pages
+it transcribes none right.
+""",
 }
 """Title and what a person has to say of the miniature's checkpoints."""
 
@@ -61,13 +63,11 @@ def published_card(name: str) -> str:
 
 def miniature_card(part: str) -> None:
     """Write the card of a checkpoint of the miniature."""
-    title, text = MINIATURE[part]
     folder = CHECKPOINTS[part]
     (folder / "README.md").unlink(missing_ok=True)
-    data = LCOModelCardData(license="apache-2.0", language="en", model_name=title, local_files_only=True)
+    data = LCOModelCardData(license="apache-2.0", language="en", model_name="TITLE", local_files_only=True)
     path = write_card(folder, data)
-    card = path.read_text(encoding="utf8")
-    path.write_text(card.replace(f"# {title}\n", f"# {title}\n\n{text}\n", 1), encoding="utf8")
+    path.write_text(path.read_text(encoding="utf8").replace("# TITLE\n", MINIATURE[part], 1), encoding="utf8")
 
 
 def main() -> None:

@@ -164,7 +164,8 @@ def main() -> None:
             finally:
                 os._exit(0)
         os.waitpid(child, 0)
-        print("done", flush=True)
+        sys.stdout.write("done\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

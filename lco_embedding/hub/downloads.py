@@ -103,6 +103,6 @@ def refuse_pickles(model_name_or_path: str, **hub: Any) -> None:
         }
         if found["pytorch_model.bin"] and not found["model.safetensors"]:
             raise ValueError(
-                f"{model_name_or_path} has the weights of {entry['path']} in a pickle, which is not read; load it where "
-                "you trust it and save it again as safetensors"
+                f"{model_name_or_path} has the weights of {entry['path']} in a pickle, which is not read; "
+                "load it where you trust it and save it again as safetensors"
             )

@@ -44,8 +44,8 @@ SECRETS = {
 """Patterns of secrets, by what they are."""
 
 PATHS = (
-    r"(?<![\w.:/~-])/(home|root|Users|mnt|tmp|var|private|data|scratch|workspace|work|srv|opt|nfs|lustre|gpfs|content|"
-    r"kaggle|dev/shm|media|Volumes)/[\w.~@-]+",
+    r"(?<![\w.:/~-])/(home|root|Users|mnt|tmp|var|private|data|scratch|workspace|work|srv|opt|nfs|lustre|gpfs|media)/[\w.~@-]+",
+    r"(?<![\w.:/~-])/(content|kaggle|dev/shm|Volumes)/[\w.~@-]+",
     r"(?<![\w/])[A-Za-z]:\\[\w.~-]+\\",
     r"\bfile://",
 )

@@ -68,7 +68,7 @@ def main(folder: str, output: str, job: str) -> None:
     """Load a checkpoint, embed the probes and render the chats, and write that to a folder."""
     import socket
 
-    socket.socket.connect = _refuse  # type: ignore[method-assign,assignment]
+    socket.socket.connect = _refuse  # type: ignore[method-assign]
     options = json.loads(job)
     kinds = options["kinds"]
     if options["loader"] == "stock":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
 from lco_embedding.hub.files import stage
 from lco_embedding.hub.layouts import export
@@ -224,8 +224,8 @@ def _explained(to: Destination) -> Iterator[None]:
             hint = f"{to.repo_id} exists already; pass exist_ok=True to add a version to it."
         elif status in (401, 403):
             hint = (
-                f"Your token may not write to {to.repo_id}. Pass another, set HF_TOKEN, or log in with `hf auth login`; "
-                "or open a pull request (--create-pr)."
+                f"Your token may not write to {to.repo_id}. Pass another, set HF_TOKEN, or log in with `hf auth "
+                "login`; or open a pull request (--create-pr)."
             )
         else:
             hint = f"The upload to {to.repo_id} is not complete. {again}"

@@ -28,7 +28,8 @@ from huggingface_hub import ModelCard, constants
 from numpy.typing import NDArray
 
 from lco_embedding.hub import probes
-from lco_embedding.hub.files import Finding, check_files
+from lco_embedding.hub.files import Finding as Finding
+from lco_embedding.hub.files import check_files
 from lco_embedding.model_cards import records
 from lco_embedding.model_cards.card import README, metadata_of
 from lco_embedding.model_cards.checkpoint import Checkpoint
@@ -103,8 +104,8 @@ def check_config(folder: Path) -> Iterator[Finding]:
         if not records.HUB_ID.fullmatch(base) or Path(base).exists():
             yield Finding(
                 "base model",
-                f"adapter_config.json names {base!r} as the base, which others can't load; name a repository of the Hub "
-                "(lco-embedding export --layout adapter --base-model ORG/NAME)",
+                f"adapter_config.json names {base!r} as the base, which others can't load; name a repository of the "
+                "Hub (lco-embedding export --layout adapter --base-model ORG/NAME)",
             )
         return
     if checkpoint.backbone is None:
@@ -186,7 +187,7 @@ def _check_embeddings(
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             yield Finding("loading", f"LCOEmbedding can't load it: {error}")
             return
-    kinds = list(model.omni.backbone.kinds)
+    kinds: list[str] = list(model.omni.backbone.kinds)
     dtype = str(model.dtype).removeprefix("torch.")
     # Before the fresh process: what it needs of the Hub, the base of an adapter, is then in the cache.
     expected = probes.embed(model, kinds)

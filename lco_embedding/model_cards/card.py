@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard
-from huggingface_hub.repocard_data import yaml_dump
+from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 from sentence_transformers.util import load_file_path
 
 from lco_embedding.model_cards.card_data import LCOModelCardData

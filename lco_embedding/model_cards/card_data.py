@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.repocard_data import yaml_dump
+from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
 
 from lco_embedding.model_cards import records
@@ -49,6 +49,8 @@ class LCOModelCardData(SentenceTransformerModelCardData):  # type: ignore[misc]
     tags: list[str] = field(default_factory=lambda: list(TAGS))
     generate_widget_examples: bool = False
 
+    base_model: str | list[str] | None = field(default=None, init=False)
+    datasets: list[str] = field(default_factory=list, init=False, repr=False)
     checkpoint: Checkpoint | None = field(default=None, init=False, repr=False)
     pipeline_tag: str = field(default="feature-extraction", init=False)
     template_path: Path = field(default=Path(__file__).parent / "template.md", init=False, repr=False)
@@ -93,7 +95,7 @@ class LCOModelCardData(SentenceTransformerModelCardData):  # type: ignore[misc]
     def get_default_model_name(self) -> str:
         """Return the name of the repository or folder."""
         if self.model_id:
-            return self.model_id.split("/")[-1]
+            return str(self.model_id).split("/")[-1]
         return self.checkpoint.name if self.checkpoint is not None else "LCO embedding model"
 
     def describe(self, checkpoint: Checkpoint) -> None:

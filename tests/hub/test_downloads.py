@@ -1,4 +1,4 @@
-"""Loading from the Hub: one revision for all, tokens, the cache, interruptions, hints, and no pickles or foreign code."""
+"""Loading from the Hub: one revision for all, tokens, the cache, interruptions, hints; no pickles, no foreign code."""
 
 from __future__ import annotations
 

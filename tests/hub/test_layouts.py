@@ -126,7 +126,7 @@ def test_what_can_not_be_exported(
 ) -> None:
     with pytest.raises(ValueError, match="train with --keep adapter"):
         export(plain, tmp_path / "a", "adapter")
-    with pytest.raises(ValueError, match="the omni layout is of Qwen2.5-Omni"):
+    with pytest.raises(ValueError, match="the omni layout is of Qwen"):
         export(checkpoints("llava_next"), tmp_path / "b", "omni")
     with pytest.raises(FileExistsError, match="not empty"):
         export(plain, plain, "thinker")

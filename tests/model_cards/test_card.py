@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lco_embedding.model_cards import LCOModelCardData, card_text, write_card
 from lco_embedding.model_cards.card import metadata_of
 from lco_embedding.model_cards.checkpoint import Checkpoint
 from lco_embedding.modules.backbones import BACKBONES
+from tests.hub_server import card_errors
 
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -99,6 +101,7 @@ def test_a_card_tells_what_the_record_says(folder: Path) -> None:
     assert data["license_name"] == "qwen-research"
     assert {"text", "image", "audio", "video", "multimodal", "sentence-transformers"} <= set(data["tags"])
     assert data["library_name"] == "sentence-transformers"
+    assert card_errors(text) == []
     card = ModelCard(text)
     assert card.data.pipeline_tag == "feature-extraction"
     assert card.data.base_model == "Qwen/Qwen2.5-Omni-3B"
@@ -247,6 +250,16 @@ def test_a_model_that_is_not_at_hand_has_a_card_too() -> None:
     assert "3,584 dimensions" in text
     assert "8,931,813,888" in text
     assert metadata_of(text)["base_model"] == "Qwen/Qwen2.5-Omni-7B"
+
+
+@pytest.mark.parametrize("name", ["LCO-Embedding-Omni-3B", "LCO-Embedding-Omni-7B", "LCO-Embedding-Omni-3B-2605"])
+def test_cards_of_the_published_models_can_be_made(name: str, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "scripts" / "make_cards.py"
+    published_card = runpy.run_path(str(script))["published_card"]
+    text = published_card(name)
+    assert f'SentenceTransformer("LCO-Embedding/{name}")' in text
+    assert card_errors(text) == []
+    assert metadata_of(text)["base_model"] == f"Qwen/Qwen2.5-Omni-{'7' if '7B' in name else '3'}B"
 
 
 @pytest.mark.parametrize("part", ["embedding", "base"])
