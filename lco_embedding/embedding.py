@@ -27,7 +27,7 @@ from transformers import logging as transformers_logging
 from lco_embedding.hub.downloads import hinted, refuse_pickles
 from lco_embedding.inference import MAX_ROWS, Inference, InferenceOptions
 from lco_embedding.miniature import checkpoint_of
-from lco_embedding.model_cards import LCOModelCardData, write_card
+from lco_embedding.model_cards import LCOModelCardData, save_card
 from lco_embedding.model_cards.card import README, is_generated
 from lco_embedding.modules.adapters import attach_adapter, commit_of, find_adapter
 from lco_embedding.modules.inputs import InputError, Item, Problem
@@ -256,7 +256,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             # As Sentence Transformers does: the card of a model that was not trained is still right.
             Path(path, README).write_text(earlier, encoding="utf8")
             return
-        write_card(path, self.model_card_data, earlier)
+        save_card(path, self.model_card_data, earlier)
 
     def save_pretrained(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save the model; the same as `save`."""

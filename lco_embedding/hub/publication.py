@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
 from lco_embedding.hub.files import stage
@@ -169,7 +174,7 @@ def published_card(to: Destination) -> str | None:
     """Return the card that a repository has, None if it has none or is not there."""
     try:
         path = HfApi(token=to.token).hf_hub_download(to.repo_id, README, revision=to.revision)
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
+    except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError):
         return None
     return Path(path).read_text(encoding="utf8")
 

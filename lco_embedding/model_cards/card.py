@@ -14,10 +14,14 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
+from jinja2 import TemplateError
 from sentence_transformers.util import load_file_path
+from transformers import logging as transformers_logging
 
 from lco_embedding.model_cards.card_data import LCOModelCardData
 from lco_embedding.model_cards.checkpoint import Checkpoint
+
+logger = transformers_logging.get_logger(__name__)
 
 README = "README.md"
 
@@ -50,7 +54,10 @@ def card_text(folder: str | Path | Checkpoint, data: LCOModelCardData | None = N
         earlier = None
     kept = metadata_of(earlier) if earlier is not None else {}
     _inherit(data, kept)
-    text = ModelCard.from_template(card_data=data, template_path=str(data.template_path)).content
+    try:
+        text = ModelCard.from_template(card_data=data, template_path=str(data.template_path)).content
+    except (TemplateError, TypeError) as error:
+        raise ValueError(f"the training record of {checkpoint.name} is not as training writes it: {error}") from error
     text = re.sub(r"\n{3,}", "\n\n", text)
     if earlier is None:
         return text
@@ -73,6 +80,14 @@ def write_card(folder: str | Path, data: LCOModelCardData | None = None, earlier
         earlier = path.read_text(encoding="utf8")
     path.write_text(card_text(folder, data, earlier), encoding="utf8")
     return path
+
+
+def save_card(folder: str | Path, data: LCOModelCardData | None = None, earlier: str | None = None) -> None:
+    """Write the card beside weights that were just saved: what is wrong with it is told, but costs nothing else."""
+    try:
+        write_card(folder, data, earlier)
+    except ValueError as error:
+        logger.error(f"{folder} has no model card yet ({error}); mend that, and write it with `lco-embedding card`.")
 
 
 def is_generated(text: str | None) -> bool:

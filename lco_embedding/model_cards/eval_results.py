@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResultEntry
-from huggingface_hub._eval_results import eval_result_entries_to_yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from lco_embedding.model_cards.figures import mteb_results
 

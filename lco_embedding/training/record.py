@@ -14,7 +14,7 @@ import torch
 from transformers import Trainer
 
 from lco_embedding._version import __version__
-from lco_embedding.model_cards import write_card
+from lco_embedding.model_cards import save_card
 from lco_embedding.model_cards.records import NAME as NAME
 from lco_embedding.model_cards.records import previous as previous
 from lco_embedding.training.adapters import ParameterCounts
@@ -73,7 +73,7 @@ def write_record(
         "before": earlier,
     }
     Path(folder, NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
-    write_card(folder)
+    save_card(folder)
 
 
 def changed(arguments: Any) -> dict[str, Any]:

@@ -238,10 +238,37 @@ def test_the_command_sets_what_only_a_person_knows(folder: Path, capsys: pytest.
     assert "there is no folder" in capsys.readouterr().err
 
 
-def test_broken_metadata_is_an_error(folder: Path) -> None:
-    (folder / "README.md").write_text("---\ntags: [a\n---\n# x\n")
+def test_broken_metadata_is_an_error_but_no_reason_to_lose_weights(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "README.md").write_text("---\ntags: [a\n---\n# x\n")
+    model = LCOEmbedding(folder, device="cpu")
+    model.save_pretrained(target)
+    assert (target / "modules.json").is_file()
+    assert (target / "README.md").read_text() == "---\ntags: [a\n---\n# x\n"
     with pytest.raises(ValueError, match="not YAML"):
-        write_card(folder)
+        write_card(target)
+
+
+def test_records_that_are_not_whole_are_told_as_far_as_they_go(folder: Path) -> None:
+    put(folder, "training_record.json", {"stage": "contrastive"})
+    assert "### Contrastive" in card_text(folder)
+    put(folder, "training_record.json", {"stage": "contrastive", "losses": [{"step": 1}]})
+    with pytest.raises(ValueError, match="the training record of mine is not as training writes it"):
+        card_text(folder)
+
+
+def test_what_the_trainer_of_sentence_transformers_knows_is_told(folder: Path) -> None:
+    (folder / "training_record.json").unlink()
+    data = LCOModelCardData(train_datasets=[{"name": "NLI", "size": 1234, "loss": {"fullname": "a.b.InfoNCE"}}])
+    data.non_default_hyperparameters = {"learning_rate": 0.0004}
+    data.training_logs = [{"Epoch": 1.0, "Step": 10, "Training Loss": 0.5}]
+    data.citations = {"GradCache": "@misc{x}"}
+    text = card_text(folder, data)
+    assert "Trained on NLI, 1,234 rows, with `InfoNCE`" in text
+    assert "`learning_rate=0.0004`" in text
+    assert re.search(r"\| 1\.0 +\| 10 +\| 0\.5", text)
+    assert "@misc{x}" in text
 
 
 def test_a_model_that_is_not_at_hand_has_a_card_too() -> None:
