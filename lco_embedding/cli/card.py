@@ -13,9 +13,9 @@ from lco_embedding.cli.arguments import option, parse
 class CardArguments:
     """Write the model card of a checkpoint, README.md, from what lies in its folder.
 
-    That is its configuration, training_record.json, evaluations (evaluation/*.json, and results of mteb in results/,
-    which also go into .eval_results/) and plots (analysis/*.png). In a card that is there, only what stands between the
-    marks of generated text is written anew; the rest, and metadata that is not known, is kept.
+    That is its configuration, training_record.json, evaluations (what `lco-embedding evaluate` wrote to evaluation/ or
+    results/; scores of mteb also go into .eval_results/) and plots (analysis/*.png). In a card that is there, only what
+    stands between the marks of generated text is written anew; the rest, and metadata that is not known, is kept.
     """
 
     folder: str = option("the checkpoint", positional=True)
@@ -43,7 +43,6 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"there is no folder {folder}")
     from lco_embedding.model_cards import LCOModelCardData, write_card
     from lco_embedding.model_cards.card import README
-    from lco_embedding.model_cards.eval_results import write_eval_results
 
     data = LCOModelCardData(
         license=arguments.license,
@@ -58,6 +57,25 @@ def main(argv: Sequence[str]) -> int:
     data.datasets = list(arguments.dataset)
     if arguments.replace:
         (folder / README).unlink(missing_ok=True)
-    for path in (write_card(folder, data), *write_eval_results(folder, arguments.user)):
+    for path in (write_card(folder, data), *_export_scores(folder, arguments.user)):
         print(f"written to {path}")
     return 0
+
+
+def _export_scores(folder: Path, user: str | None) -> list[Path]:
+    """Write the scores that mteb has left in a checkpoint as the Hub shows them."""
+    from lco_embedding.evaluation import require_mteb
+    from lco_embedding.model_cards.figures import mteb_results
+
+    found = mteb_results(folder)
+    if not found:
+        return []
+    require_mteb()
+    from mteb.results import TaskResult
+
+    from lco_embedding.evaluation.benchmarks import TaskScore, export
+    from lco_embedding.evaluation.tasks import find_tasks
+
+    results = [TaskResult.from_disk(path) for path in found]
+    (group,) = find_tasks([result.task_name for result in results])
+    return export(list(map(TaskScore, group.tasks, results)), folder, user)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,21 @@ class Evaluation:
         figures: By name.
         command: That makes them again, if it is known.
         source: The file, within the folder.
+        intervals: Bounds of 95% of figures, by their names; of those that have some.
     """
 
     name: str
     figures: dict[str, float]
     command: str | None
     source: str
+    intervals: dict[str, list[float]] = field(default_factory=dict)
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
     """Read the evaluations in a folder.
 
-    These are `evaluation/*.json`, flat objects of `name`, `figures` and `command`, and the results of mteb,
-    `results/<model>/<revision>/<Task>.json`.
+    These are `evaluation/*.json`, flat objects of `name`, `figures` and `command`, as `lco-embedding evaluate` writes
+    them, and the results of mteb, `results/<model>/<revision>/<Task>.json`, there or beside it.
 
     Raises:
         ValueError: A file is not such a one.
@@ -40,7 +42,9 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
 
 def mteb_results(folder: Path) -> list[Path]:
     """List the results of mteb in a folder."""
-    return sorted(path for path in (folder / "results").glob("*/*/*.json") if path.name != "model_meta.json")
+    places = (folder / "results", folder / "evaluation" / "results")
+    found = [path for place in places for path in place.glob("*/*/*.json") if path.name != "model_meta.json"]
+    return sorted(found)
 
 
 def _own(path: Path, folder: Path) -> Evaluation:
@@ -48,7 +52,8 @@ def _own(path: Path, folder: Path) -> Evaluation:
     try:
         content = json.loads(path.read_text(encoding="utf8"))
         figures = _numbers(content["figures"])
-        return Evaluation(str(content.get("name", path.stem)), figures, content.get("command"), name)
+        intervals = dict(content.get("intervals", {}))
+        return Evaluation(str(content.get("name", path.stem)), figures, content.get("command"), name, intervals)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{name} must be an object of "name", "figures" and "command" ({error!r})') from None
 

@@ -135,13 +135,17 @@ def test_figures_come_from_files(folder: Path) -> None:
     figures = {"text to image": {"ndcg@10": 0.747}, "count": 300}
     command = "lco-embedding evaluate --model mine"
     put(folder, "evaluation/world.json", {"name": "Miniature world", "figures": figures, "command": command})
-    put(folder, RESULT, MTEB)
+    bounds = {"recall@1": [0.5, 0.625]}
+    pairs = {"name": "pairs", "figures": {"recall@1": 0.55}, "intervals": bounds, "command": None}
+    put(folder, "evaluation/pairs.json", pairs)
+    put(folder, f"evaluation/{RESULT}", MTEB)
     put(folder, "results/me__mine/abc/model_meta.json", {"name": "me/mine"})
     (folder / "analysis").mkdir()
     Image.new("RGB", (4, 4)).save(folder / "analysis" / "kernel_alignment.png")
     text = card_text(folder)
     assert "| text to image ndcg@10 | 0.747 |" in text
     assert "| count | 300 |" in text
+    assert "| recall@1 | 0.55 [0.5, 0.625] |" in text
     assert f"made by `{command}`" in text
     assert "### Flickr30kT2IRetrieval" in text
     assert "| test | 0.6123 |" in text
