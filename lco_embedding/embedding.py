@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from peft import PeftConfig
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -22,11 +23,13 @@ from sentence_transformers.util.decorators import deprecated_kwargs
 from torch import Tensor, nn
 from tqdm.autonotebook import tqdm
 from transformers import logging as transformers_logging
-from transformers.utils.peft_utils import find_adapter_config_file
 
+from lco_embedding.hub.downloads import hinted, refuse_pickles
 from lco_embedding.inference import MAX_ROWS, Inference, InferenceOptions
 from lco_embedding.miniature import checkpoint_of
-from lco_embedding.modules.adapters import attach_adapter
+from lco_embedding.model_cards import LCOModelCardData, save_card
+from lco_embedding.model_cards.card import README, is_generated
+from lco_embedding.modules.adapters import attach_adapter, commit_of, find_adapter
 from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.modules.last_token_pooling import LastTokenPooling
 from lco_embedding.modules.media import AudioDecoder, Stream, VideoDecoder
@@ -71,6 +74,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
     """
 
     default_huggingface_organization = None
+    model_card_data_class = LCOModelCardData
+    _model_card_text: str | None
 
     def __init__(
         self,
@@ -82,7 +87,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         if model_name_or_path is None and not kwargs.get("modules"):
             raise ValueError("name a folder, a Hub id or modules; LCOEmbedding.miniature() is the model that ships")
         name = os.fspath(model_name_or_path) if model_name_or_path is not None else None
-        super().__init__(name, **kwargs)
+        with hinted(name, kwargs.get("revision")):
+            super().__init__(name, **kwargs)
         if not isinstance(self[0], OmniTransformer):
             raise ValueError(
                 f"the first module must be an OmniTransformer, got {type(self[0]).__name__}; "
@@ -118,6 +124,27 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         found: type[nn.Module] = super()._load_module_class_from_ref(class_ref, *args, **kwargs)
         return found
 
+    def _load_modules(
+        self,
+        model_name_or_path: str,
+        token: bool | str | None,
+        cache_folder: str | None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        local_files_only: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        revision = commit_of(
+            model_name_or_path,
+            revision,
+            token=token,
+            cache_dir=cache_folder,
+            local_files_only=local_files_only,
+        )
+        hub = {"token": token, "cache_folder": cache_folder, "revision": revision, "local_files_only": local_files_only}
+        refuse_pickles(model_name_or_path, **hub)
+        return super()._load_modules(model_name_or_path, **hub, trust_remote_code=trust_remote_code, **kwargs)
+
     def _load_default_modules(
         self,
         model_name_or_path: str,
@@ -137,9 +164,10 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             "revision": revision,
             "local_files_only": local_files_only,
         }
-        if find_adapter_config_file(model_name_or_path, **hub) is not None:
+        if (adapter := find_adapter(model_name_or_path, hub)) is not None:
             return self._load_adapter(
                 model_name_or_path,
+                adapter,
                 hub,
                 token=token,
                 cache_folder=cache_folder,
@@ -164,31 +192,40 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         return [transformer, LastTokenPooling(transformer.get_embedding_dimension()), Normalize()], {}
 
     def _load_adapter(
-        self, model_name_or_path: str, hub: dict[str, Any], **load_kwargs: Any
+        self, model_name_or_path: str, adapter: PeftConfig, hub: dict[str, Any], **load_kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
-        from peft import PeftConfig
-
-        config = PeftConfig.from_pretrained(model_name_or_path, **hub)
-        base = config.base_model_name_or_path
-        if not base:
-            raise ValueError(f"the adapter {model_name_or_path} does not name its base model")
-        modules, module_kwargs = self._load_modules(base, revision=config.revision, **load_kwargs)
+        """Load the modules of the base of an adapter, and put the adapter on them."""
+        modules, module_kwargs = self._load_modules(
+            adapter.base_model_name_or_path, revision=adapter.revision, **load_kwargs
+        )
         first = next(iter(modules.values())) if isinstance(modules, OrderedDict) else modules[0]
-        attach_adapter(first.model, model_name_or_path, config, first.backbone.decoder, hub)
+        attach_adapter(first.model, model_name_or_path, adapter, first.backbone.decoder, hub)
+        # What was read is the card of the base.
+        self._model_card_text = None
         return modules, module_kwargs
 
-    def save(self, path: str | os.PathLike[str], *args: Any, custom_modules: bool = False, **kwargs: Any) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+        safe_serialization: bool = True,
+        custom_modules: bool = False,
+    ) -> None:
         """Save the model as a plain Sentence Transformers checkpoint that loads without this package.
 
         Args:
             path: Folder to write.
-            *args: As in `SentenceTransformer.save`.
+            model_name: Id of the repository that it goes to, for its card.
+            create_model_card: Write a model card; sections that a person wrote into that of the folder are kept.
+            train_datasets: Has no effect, as in `SentenceTransformer.save`.
+            safe_serialization: Must be True: only safetensors are written.
             custom_modules: Name our module types in `modules.json` instead, so that
                 `SentenceTransformer(path, trust_remote_code=True)` yields them where this package is installed.
-            **kwargs: As in `SentenceTransformer.save`.
         """
         folder = Path(path)
-        super().save(str(folder), *args, **kwargs)
+        super().save(str(folder), create_model_card=False, safe_serialization=safe_serialization)
         listing = folder / "modules.json"
         entries = json.loads(listing.read_text(encoding="utf8"))
         for entry, module in zip(entries, self, strict=True):
@@ -204,10 +241,77 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
                 (folder / entry["path"]).rename(folder / renamed)
                 entry["path"] = renamed
         listing.write_text(json.dumps(entries, indent=2), encoding="utf8")
+        if create_model_card:
+            self._create_model_card(str(folder), model_name)
+
+    def _create_model_card(self, path: str, model_name: str | None = None, train_datasets: Any = None) -> None:
+        """Write the model card: what is known from loading and training, and from the files of the folder."""
+        if model_name and not Path(model_name).exists():
+            self.model_card_data.set_model_id(model_name)
+        self.model_card_data.save_dir = path
+        earlier = self._model_card_text
+        if "generated_from_trainer" in self.model_card_data.tags:
+            earlier = None
+        elif earlier and not is_generated(earlier) and not Path(path, README).exists():
+            # As Sentence Transformers does: the card of a model that was not trained is still right.
+            Path(path, README).write_text(earlier, encoding="utf8")
+            return
+        save_card(path, self.model_card_data, earlier)
 
     def save_pretrained(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save the model; the same as `save`."""
         self.save(path, *args, **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        token: str | None = None,
+        private: bool | None = None,
+        safe_serialization: bool = True,
+        commit_message: str | None = None,
+        local_model_path: str | None = None,
+        exist_ok: bool = False,
+        replace_model_card: bool = False,
+        train_datasets: list[str] | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        tag: str | None = None,
+        adapter_only: bool = False,
+    ) -> str:
+        """Save the model, verify what was saved, and send it to the Hub.
+
+        Before anything is sent, the checkpoint is loaded in a fresh process by stock Sentence Transformers, whose
+        embeddings must equal those of this model; `lco_embedding.hub.verification` lists the other checks.
+
+        Args:
+            repo_id: Where it goes; the repository is made if there is none.
+            token: That of the login unless given.
+            private: Make the repository private, if it is made.
+            safe_serialization: Must be True: only safetensors are sent.
+            commit_message: Of the commit.
+            local_model_path: A folder that this model was saved to, which is sent instead of saving it again.
+            exist_ok: The repository may exist.
+            replace_model_card: Write the card of the repository anew; else what a person wrote there is kept.
+            train_datasets: Has no effect, as in `SentenceTransformer.push_to_hub`.
+            revision: Branch to commit to, made if it is not there.
+            create_pr: Open a pull request instead of committing.
+            tag: Of the commit.
+            adapter_only: Send the adapter alone, of a model that has one.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            VerificationError: The checkpoint is not fit to be published; it lists every reason, and nothing was sent.
+            ValueError: Options exclude each other.
+            OSError: What the Hub answered, or that it did not.
+        """
+        from lco_embedding.hub.publication import Destination, publish_model
+
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False would send pickled weights; only safetensors are published")
+        to = Destination(repo_id, private, revision, create_pr, tag, exist_ok, token)
+        return publish_model(self, to, adapter_only, replace_model_card, local_model_path, commit_message)
 
     # --- encoding ---------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ WINDOW = 8192
 MAX_ROWS = 1024
 """Rows of a batch at most, unless a batch size is given; the tokens decide before that."""
 
-CPU_BATCH_TOKENS = 4096
+CPU_BATCH_TOKENS = 1024
 """Tokens of a batch on a CPU: more do not run faster (`benchmarks/encode.py`), and take more memory."""
 
 MEMORY_SHARE = 0.5

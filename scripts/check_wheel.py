@@ -19,6 +19,7 @@ from pathlib import Path
 NEEDED = (
     "lco_embedding/py.typed",
     "lco_embedding/cli/__init__.py",
+    "lco_embedding/model_cards/template.md",
     "lco_embedding/modules/omni_transformer.py",
     "lco_embedding/miniature/checkpoint/modules.json",
     "lco_embedding/miniature/base/model.safetensors",

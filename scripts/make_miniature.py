@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from make_cards import miniature_card
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -26,7 +27,7 @@ from lco_embedding.miniature.activation import activate
 from lco_embedding.miniature.world.chats import Chats
 from lco_embedding.training.arguments import read_recipe
 from lco_embedding.training.generative import GenerativeArguments, pretrain
-from lco_embedding.training.record import NAME, previous
+from lco_embedding.training.record import NAME
 
 HOME = Path(__file__).parents[1]
 
@@ -142,49 +143,11 @@ def ship(work: Path) -> None:
     shutil.rmtree(CHECKPOINTS["embedding"], ignore_errors=True)
     model.save_pretrained(CHECKPOINTS["embedding"], create_model_card=False)
     shutil.copy(work / "embedding" / NAME, CHECKPOINTS["embedding"])
-    for folder, (title, text) in zip(CHECKPOINTS.values(), CARDS, strict=True):
-        (folder / "README.md").write_text(card(title, text, previous(folder)), encoding="utf8")
+    for part in CHECKPOINTS:
+        miniature_card(part)
     for folder in (*CHECKPOINTS.values(), *sorted(STAGES.iterdir())):
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         print(f"{folder.relative_to(HOME)}: {size / 1e6:.1f} MB")
-
-
-CARDS = (
-    (
-        "LCO-Emb miniature",
-        """\
-An omnimodal embedding model of 1.4 M parameters: text, images, audio, video and mixtures in one space. It has the
-classes, processor and chat template of Qwen2.5-Omni, and knows a small procedural world. It was trained to embed on
-text alone, from a generative base. `LCOEmbedding.miniature()` loads it.""",
-    ),
-    (
-        "LCO-Emb miniature, generative base",
-        """\
-A Qwen2.5-Omni thinker of 1.4 M parameters that answers about the pictures, sounds and clips of a small procedural
-world. It has never been trained to embed, nor seen the embedding prompt. It does not read documents: of unseen pages
-it transcribes none right.""",
-    ),
-)
-"""Title and text of the cards of the embedding model and of its base."""
-
-
-def card(title: str, text: str, record: dict[str, Any] | None) -> str:
-    """Write a model card of a record and those before it: steps, seeds, losses, minutes and versions."""
-    lines = ["---", "license: apache-2.0", "library_name: sentence-transformers", "tags: [lco-emb, miniature]", "---"]
-    lines += ["", f"# {title}", "", text, "", "| stage | steps | rows a step | seed | minutes | first and last loss |"]
-    lines += ["|---|---|---|---|---|---|"]
-    versions = {}
-    while record is not None:
-        arguments, losses = record["arguments"], record["losses"]
-        versions = record["versions"]
-        lines.append(
-            f"| {record['stage']} | {record['steps']:,} | {arguments['per_device_train_batch_size']} | "
-            f"{arguments['seed']} | {record['minutes']} | {losses[0]['loss']:.2f}, {losses[-1]['loss']:.2f} |"
-        )
-        record = record["before"]
-    named = ", ".join(f"{name} {value}" for name, value in versions.items())
-    lines += ["", f"The latest first; on 2 CPU cores, with {named}. All settings and figures are in `{NAME}`."]
-    return "\n".join(lines) + "\n"
 
 
 def _halved(config: Any) -> Any:

@@ -36,9 +36,14 @@ def imports(path: Path) -> Iterator[str]:
         ("modules", (*BUILT_UPON, "lco_embedding.miniature")),
         ("miniature/world", ("lco_embedding.training", "lco_embedding.embedding", "lco_embedding.cli")),
         ("evaluation", ("lco_embedding.training", "lco_embedding.miniature", "lco_embedding.cli")),
-        ("training", ("lco_embedding.evaluation", "lco_embedding.cli")),
         ("analysis", ("lco_embedding.miniature", "lco_embedding.reproduction", "lco_embedding.cli")),
         ("reproduction", ("lco_embedding.cli",)),
+        ("training", ("lco_embedding.evaluation", "lco_embedding.cli", "lco_embedding.hub")),
+        ("hub", ("lco_embedding.training", "lco_embedding.evaluation", "lco_embedding.cli")),
+        (
+            "model_cards",
+            (*BUILT_UPON, "lco_embedding.hub", "lco_embedding.miniature"),
+        ),
     ],
 )
 def test_dependencies_point_one_way(folder: str, forbidden: tuple[str, ...]) -> None:

@@ -32,6 +32,9 @@ COMMANDS = {
     "soup": ("lco_embedding.cli.soup", "Average checkpoints or adapters."),
     "evaluate": ("lco_embedding.cli.evaluate", "Judge a model, by benchmarks of mteb or pairs of your own."),
     "reproduce": ("lco_embedding.cli.reproduce", "Try the claims of LCO-Emb on the miniature, and report on them."),
+    "card": ("lco_embedding.cli.card", "Write the model card of a checkpoint."),
+    "export": ("lco_embedding.cli.export", "Write a checkpoint in the layout that a loader or engine reads."),
+    "publish": ("lco_embedding.cli.publish", "Verify a checkpoint and send it to the Hub."),
 }
 """The module of each command, and what it does."""
 

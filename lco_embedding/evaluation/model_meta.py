@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.evaluation.fingerprint import fingerprint
-
-TRAINING_RECORD = "training_record.json"
-"""The record that training writes beside a checkpoint."""
+from lco_embedding.model_cards.records import previous
 
 OUTPUT_DTYPES = {torch.bfloat16: OutputDType.BF16, torch.float16: OutputDType.FLOAT16}
 
@@ -112,8 +109,7 @@ def _name(source: str) -> str:
 
 
 def _training_record(source: str) -> dict[str, Any]:
-    path = Path(source, TRAINING_RECORD)
-    record = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
+    record = previous(source)
     return record if isinstance(record, dict) else {}
 
 

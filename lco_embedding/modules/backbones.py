@@ -91,7 +91,7 @@ def find_backbone(config: PretrainedConfig) -> Backbone:
         ValueError: The architecture is not supported.
     """
     for backbone in BACKBONES:
-        if config.model_type in (backbone.model_type, backbone.whole):
+        if config.model_type and config.model_type in (backbone.model_type, backbone.whole):
             return backbone
     known = ", ".join(name for backbone in BACKBONES for name in (backbone.whole, backbone.model_type) if name)
     raise ValueError(

@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from lco_embedding.modules import prompts, settings
+from lco_embedding.modules.adapters import attach_adapter, commit_of, find_adapter
 from lco_embedding.modules.backbones import Backbone, embedding_config, find_backbone
 from lco_embedding.modules.batching import Row, join_features, pad
 from lco_embedding.modules.features import MediaReader, splice
@@ -38,6 +39,9 @@ HEADS = ("lm_head.weight", "thinker.lm_head.weight", "language_model.lm_head.wei
 
 DECODER_PREFIX = r"^(thinker\.)?(model\.language_model\.|language_model\.model\.|model\.)"
 """What stands before the names of the decoder's weights in the checkpoints of the backbones."""
+
+HUB = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+"""The arguments that say where on the Hub a file is and how it is fetched."""
 
 TEMPLATE_TOKENS = 256
 """More than a chat template and the LCO prompt add to a message; shorter chats need no exact count."""
@@ -76,11 +80,11 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
     ) -> None:
         # Set past nn.Module, which is not initialised before `super` loads the model.
         self.__dict__["unloaded_parameters"] = 0
+        self.__dict__["_source"] = (model_name_or_path, kwargs.get("model_kwargs") or {})
         super().__init__(model_name_or_path, processing_kwargs=processing_kwargs, **kwargs)
         self.backbone: Backbone = find_backbone(self.config)
         # A part of a larger model does not know where it came from, which an adapter on it has to tell.
-        self.model.name_or_path = self.model.name_or_path or model_name_or_path
-        self._source = (model_name_or_path, kwargs.get("model_kwargs") or {})
+        self.model.name_or_path = self.model.name_or_path or self._source[0]
         self.tokenizer.padding_side = "left"
         self.processing_kwargs: ProcessingKwargs = settings.with_defaults(
             processing_kwargs or {}, self.processor, self.backbone
@@ -117,6 +121,9 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             trust_remote_code: Allow code of the repository.
             **kwargs: As in `OmniTransformer`.
         """
+        revision = commit_of(
+            model_name_or_path, revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
         hub = {"token": token, "revision": revision, "local_files_only": local_files_only}
         config = cls.load_config(model_name_or_path, cache_folder=cache_dir, **hub)
         shared = {**hub, "cache_dir": cache_dir, "trust_remote_code": trust_remote_code}
@@ -127,8 +134,18 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
     def _load_config(
         self, model_name_or_path: str, backend: str, config_kwargs: dict[str, Any]
     ) -> tuple[PretrainedConfig, bool]:
-        config, is_peft_model = super()._load_config(model_name_or_path, backend, config_kwargs)
-        return embedding_config(config), is_peft_model
+        hub = {key: value for key, value in config_kwargs.items() if key in HUB}
+        adapter = find_adapter(model_name_or_path, hub)
+        if adapter is None:
+            config, is_peft_model = super()._load_config(model_name_or_path, backend, config_kwargs)
+            return embedding_config(config), is_peft_model
+        # The model is its base, at one revision, and the adapter is put on it when it is loaded.
+        elsewhere = {"revision": adapter.revision, "subfolder": ""}
+        base = adapter.base_model_name_or_path
+        config, _ = super()._load_config(base, backend, {**config_kwargs, **elsewhere})
+        self.__dict__["_source"] = (base, {**self._source[1], **elsewhere})
+        self.__dict__["_adapter"] = (model_name_or_path, adapter, hub)
+        return embedding_config(config), False
 
     def _load_model(
         self,
@@ -139,6 +156,15 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         is_peft_model: bool,
         **model_kwargs: Any,
     ) -> PreTrainedModel:
+        # Weights in pickles are never read, and no others looked for.
+        model_kwargs["use_safetensors"] = True
+        if (adapter := self.__dict__.pop("_adapter", None)) is not None:
+            base, given = self._source
+            at = {key: given[key] for key in ("revision", "subfolder")}
+            model = self._load_model(base, transformer_task, config, backend, False, **{**model_kwargs, **at})
+            name, adapter_config, hub = adapter
+            attach_adapter(model, name, adapter_config, find_backbone(config).decoder, hub)
+            return model
         # The language head is left in its file by design, so its absence is not to be reported at every load.
         model_class = MODEL_MAPPING[type(config)]
         if not model_kwargs.pop("load_towers", True):
@@ -199,6 +225,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         if not safe_serialization:
             raise ValueError("safe_serialization=False would write pickled weights; only safetensors are written")
         if getattr(self.model, "_hf_peft_config_loaded", False):
+            self._pin_base()
             super().save(output_path, *args, **kwargs)
             return
         whole = self.generation_model()
@@ -212,6 +239,14 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             Path(output_path, stale).unlink(missing_ok=True)
         self.processor.save_pretrained(output_path)
         self.save_config(output_path)
+
+    def _pin_base(self) -> None:
+        """Make the adapter name the commit of its base, if that came from the Hub."""
+        name, model_kwargs = self._source
+        commit = model_kwargs.get("revision")
+        for config in self.model.peft_config.values():
+            if commit is not None and config.base_model_name_or_path == name:
+                config.revision = commit
 
     def generation_model(self) -> PreTrainedModel:
         """Return the model with its language head, as the generation class of the backbone, sharing its weights.
@@ -246,8 +281,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
     def _weight_files(self) -> list[str]:
         """Return the files of the source that may hold the language head."""
         name, model_kwargs = self._source
-        known = ("cache_dir", "token", "revision", "local_files_only", "subfolder")
-        hub = {key: value for key, value in model_kwargs.items() if key in known and value is not None}
+        hub = {key: value for key, value in model_kwargs.items() if key in HUB and value is not None}
         index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **hub)
         if index is None:
             single = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub)

@@ -1,4 +1,4 @@
-"""What of a model is trained: full weights or LoRA of the decoder, towers frozen or not; and LoRA merged again."""
+"""What of a model is trained: full weights or LoRA of the decoder, towers frozen or not."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from lco_embedding.embedding import LCOEmbedding
+from lco_embedding.model_cards import save_card
+from lco_embedding.model_cards.records import NAME as RECORD
+from lco_embedding.modules.adapters import merge_lora
 from lco_embedding.modules.backbones import Backbone
-
-RECORD = "training_record.json"
-"""Name of the record of a run, in a checkpoint."""
 
 Decoder = Literal["lora", "full", "frozen"]
 Towers = Literal["frozen", "full"]
@@ -74,33 +72,6 @@ def lora_config(backbone: Backbone, r: int, alpha: float, dropout: float, towers
     )
 
 
-def merge_lora(model: nn.Module) -> int:
-    """Put the adapter of a model into its weights, in place.
-
-    Returns:
-        How many layers had an adapter.
-    """
-    adapted = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)
-    ]
-    for name, module in adapted:
-        if isinstance(module, BaseTunerLayer):
-            module.merge(safe_merge=True)
-            plain = module.get_base_layer()
-        else:
-            plain = module.modules_to_save[module.active_adapters[0]]
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, plain)
-    for module in model.modules():
-        # The marks by which transformers knows a model with an adapter; without them it is saved whole.
-        for mark in ("_hf_peft_config_loaded", "peft_config"):
-            if mark in vars(module):
-                delattr(module, mark)
-    return len(adapted)
-
-
 def merge(
     adapter: str | Path, folder: str | Path, dtype: str | None = None, revision: str | None = None
 ) -> LCOEmbedding:
@@ -124,4 +95,5 @@ def merge(
     model.save_pretrained(folder)
     if Path(adapter, RECORD).is_file():
         shutil.copyfile(Path(adapter, RECORD), Path(folder, RECORD))
+        save_card(folder)
     return model

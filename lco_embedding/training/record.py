@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import MISSING, Field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer
 
 from lco_embedding._version import __version__
-from lco_embedding.training.adapters import RECORD, ParameterCounts
-
-NAME = RECORD
+from lco_embedding.model_cards import save_card
+from lco_embedding.model_cards.records import NAME as NAME
+from lco_embedding.model_cards.records import previous as previous
+from lco_embedding.training.adapters import ParameterCounts
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
 
@@ -35,7 +38,7 @@ def write_record(
     figures: dict[str, float],
     seconds: float,
 ) -> None:
-    """Write the record of a run.
+    """Write the record of a run, and the model card, which tells of it.
 
     Args:
         folder: The checkpoint.
@@ -54,7 +57,7 @@ def write_record(
         "stage": stage,
         "recipe": arguments.recipe,
         "base": _base_name(arguments.model),
-        "data": [Path(path).name for path in arguments.data],
+        "data": [Path(path).name if Path(path).exists() else path for path in arguments.data],
         "rows": len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
         "steps": trainer.state.global_step,
         "minutes": round(seconds / 60, 1),
@@ -70,10 +73,12 @@ def write_record(
             **{name: version(name) for name in LIBRARIES},
         },
         "device": str(trainer.args.device),
+        "hardware": _hardware(trainer.args.device),
         "processes": trainer.args.world_size,
         "before": earlier,
     }
     Path(folder, NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
+    save_card(folder)
 
 
 def changed(arguments: Any) -> dict[str, Any]:
@@ -92,10 +97,10 @@ def _default(entry: Field[Any]) -> Any:
     return entry.default_factory() if entry.default_factory is not MISSING else entry.default
 
 
-def previous(folder: str | Path) -> dict[str, Any] | None:
-    """Return the record of a checkpoint, None if it has none."""
-    path = Path(folder, NAME)
-    return json.loads(path.read_text(encoding="utf8")) if path.is_file() else None
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type.upper()} with {os.cpu_count()} cores"
 
 
 def _base_name(model: str) -> str:

@@ -73,6 +73,7 @@ def test_text_only_never_loads_the_towers_and_puts_the_decoder_back(thinker: Pat
     assert names
     assert not in_towers(names)
     record = json.loads((absent / "training_record.json").read_text())
+    assert f"| steps | {record['steps']} |" in (absent / "README.md").read_text()
     assert record["parameters"]["trained"] > 0
     assert record["arguments"]["towers"] == "absent"
     ours = LCOEmbedding(absent, device="cpu").encode(INPUTS)

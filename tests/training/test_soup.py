@@ -23,7 +23,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.training.adapters import lora_config, merge_lora
+from lco_embedding.modules.adapters import merge_lora
+from lco_embedding.training.adapters import lora_config
 from lco_embedding.training.contrastive import add_projection
 from lco_embedding.training.soup import soup
 
