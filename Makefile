@@ -12,10 +12,11 @@ quickstart: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(RUN) -m pytest
 
-# The decoder objects that `datasets` yields, and stock Sentence Transformers on files: both need torchcodec, and that
-# needs FFmpeg (Debian: ffmpeg). Kept apart, so that all other tests show that wheels alone suffice.
+# The decoder objects that `datasets` yields, stock Sentence Transformers and mteb's own wrapper on files: they need
+# torchcodec (with torchaudio, for mteb), and that needs FFmpeg (Debian: ffmpeg). Kept apart, so that all other tests show
+# that wheels alone suffice.
 test-torchcodec: $(VENV)/.ready
-	$(VENV)/bin/pip install --quiet --no-deps --upgrade --target build/torchcodec "torchcodec>=0.17"
+	$(VENV)/bin/pip install --quiet --no-deps --upgrade --target build/torchcodec "torchcodec>=0.17" torchaudio
 	PYTHONPATH=build/torchcodec $(RUN) -m pytest tests/test_torchcodec.py
 
 lint: $(VENV)/.ready
