@@ -455,12 +455,18 @@ def main() -> None:
         for corpus in arguments.corpora:
             rows.append(compare(arguments, folder, corpus))
             print(table(rows, arguments.ways), flush=True)
-    if arguments.output:
-        result = {"size": arguments.size, "device": arguments.device, "rounds": arguments.rounds, "rows": rows}
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(
-            json.dumps({**result, "machine": describe_machine(arguments.device)}, indent=2) + "\n"
-        )
+            save(arguments, rows)
+        save(arguments, rows)
+
+
+def save(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Write what is measured so far, so that a run that is stopped is not lost."""
+    if arguments.output is None:
+        return
+    settings = {name: getattr(arguments, name) for name in ("size", "device", "rounds", "share", "every")}
+    result = {**settings, "rows": rows, "machine": describe_machine(arguments.device)}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf8")
 
 
 if __name__ == "__main__":
