@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.cli import main
@@ -162,3 +163,16 @@ def test_the_world_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["world", str(tmp_path / "world"), "--split", "test", *counts]) == 0
     assert "5 scenes of the test split" in capsys.readouterr().out
     assert len((tmp_path / "world" / "index.jsonl").read_text().splitlines()) == 5
+
+
+def test_an_input_beyond_the_memory_is_named(
+    thinker: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lco_embedding.modules.omni_transformer import OmniTransformer
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(OmniTransformer, "forward", full)
+    assert main(["similarity", "a", "b", "--model", str(thinker), "--device", "cpu"]) == 2
+    assert "does not fit into the memory of cpu" in capsys.readouterr().err
