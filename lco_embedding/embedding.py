@@ -340,8 +340,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             **kwargs: As in `SentenceTransformer.encode`: `prompt`, `convert_to_tensor`, `truncate_dim`,
                 `normalize_embeddings`, `precision`, `device`, `pool`, `show_progress_bar`, ...; and how it runs:
                 `max_batch_tokens` of a batch, padding included (found from the device and its free memory),
-                `batch_size` (an upper bound of its rows, 1024), `num_workers` (threads that decode ahead of the model,
-                0 for none), `reuse_prefix` (whether what begins every chat is computed once, True).
+                `batch_size` (an upper bound of its rows, 1024), `num_workers` (threads that decode ahead of the model;
+                none beside a model on the CPU), `reuse_prefix` (whether what begins every chat is computed once, True).
 
         Returns:
             Embeddings of shape (inputs, dimension), or (dimension,) for a single input.
@@ -432,8 +432,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         problems = [slot for slot in inputs if isinstance(slot, Problem)]
         different, twins = _without_twins(items)
         run_options = {key: kwargs.pop(key) for key in RUN_OPTIONS if key in kwargs}
-        if output_value != "sentence_embedding":
-            run_options["reuse_prefix"] = False
+        run_options["all_tokens"] = output_value != "sentence_embedding"
         options = InferenceOptions(prompt, task, processing_kwargs, batch_size, **run_options)
         inference = Inference(self.omni, lambda features: self(features, **kwargs), target, options)
         results: dict[int, Any] = {}

@@ -61,6 +61,7 @@ class InferenceOptions:
         max_batch_tokens: Tokens of a batch at most, padding included; found from the device and its memory if None.
         num_workers: Threads that prepare batches ahead of the model, 0 for none; found from the device if None.
         reuse_prefix: Whether what begins every chat is computed once.
+        all_tokens: Whether the hidden states of all tokens are asked for, and not of the last alone.
     """
 
     prompt: str | None = None
@@ -70,6 +71,7 @@ class InferenceOptions:
     max_batch_tokens: int | None = None
     num_workers: int | None = None
     reuse_prefix: bool = True
+    all_tokens: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -122,7 +124,7 @@ class Inference:
         self.max_tokens = options.max_batch_tokens or _find_max_tokens(omni, device)
         self.workers = _find_workers(device) if options.num_workers is None else options.num_workers
         self.prefix: list[int] = []
-        if options.reuse_prefix:
+        if options.reuse_prefix and not options.all_tokens:
             self.prefix = omni.prefix(options.prompt, options.processing_kwargs, options.task)
         self._cache: Cache | None = None
         self._halved = False
@@ -184,7 +186,7 @@ class Inference:
         shared = size < longest <= PREFIX_WORTH * size and all(
             row.input_ids[:size] == self.prefix and len(row.input_ids) > size for row in rows
         )
-        features = self.omni.inference_batch(rows, size if shared else 0)
+        features = self.omni.inference_batch(rows, size if shared else 0, self.options.all_tokens)
         features["prefix"] = shared
         if self.device.type == "cuda":
             features = {
@@ -253,9 +255,14 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def _find_workers(device: torch.device) -> int:
-    """Return how many threads prepare batches: most cores beside an accelerator, one beside a model on the CPU."""
+    """Return how many threads prepare batches: most cores beside an accelerator.
+
+    None beside a model on the CPU, which takes all cores: a thread only makes its matrix products wait.
+    """
+    if device.type == "cpu":
+        return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if device.type == "cpu" else max(1, min(cores - 1, MAX_WORKERS))
+    return max(1, min(cores - 1, MAX_WORKERS))
 
 
 def _find_max_tokens(omni: OmniTransformer, device: torch.device) -> int:

@@ -28,6 +28,7 @@ from lco_embedding.modules.backbones import Backbone, embedding_config, find_bac
 from lco_embedding.modules.batching import Row, join_features, pad
 from lco_embedding.modules.features import MediaReader, splice
 from lco_embedding.modules.inputs import Block, InputError, Item, Message, Problem, sort_inputs, without_absent
+from lco_embedding.modules.last_position import allow_last_position, only_at
 from lco_embedding.modules.like_lengths import forward_by_length
 from lco_embedding.modules.media import MediaError
 from lco_embedding.modules.prefix_cache import cache_prefix
@@ -93,6 +94,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             self.backbone = replace(self.backbone, kinds=("text",))
         for tower in self.backbone.packed_towers:
             use_segment_attention(self.model.get_submodule(tower))
+        allow_last_position(self.model.get_submodule(self.backbone.decoder))
         if self.processor.chat_template is None:
             raise ValueError(f"{model_name_or_path} has no chat template; pass one in processor_kwargs")
 
@@ -492,7 +494,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             batch["row_position_ids"] = pad([self._positions(row) for row in rows], 1, side)
         return batch
 
-    def inference_batch(self, rows: Sequence[Row], start: int = 0) -> dict[str, Any]:
+    def inference_batch(self, rows: Sequence[Row], start: int = 0, all_tokens: bool = False) -> dict[str, Any]:
         """Make a batch that is cheaper to run than that of `collate`, and gives the same embeddings.
 
         Padding is on the right, where causal attention keeps it from being seen, so that no mask is needed; and what
@@ -501,6 +503,7 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         Args:
             rows: The rows.
             start: How many tokens the cached prefix has, with which all rows begin.
+            all_tokens: Whether the hidden states of all tokens are asked for, and not of the last alone.
 
         Returns:
             As `collate`, but for the tokens from `start` on.
@@ -508,7 +511,8 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
         batch = self._pad(rows, "right", start)
         if self.backbone.rotary_axes > 1:
             batch["row_position_ids"] = pad([self._positions(row)[:, start:] for row in rows], 1, "right")
-        return {**batch, "prefix": None}
+        last = None if all_tokens else batch["attention_mask"].sum(dim=1) - 1
+        return {**batch, "prefix": None, "last_position": last}
 
     def _pad(self, rows: Sequence[Row], side: Literal["left", "right"], start: int = 0) -> dict[str, Any]:
         pad_id = self.tokenizer.pad_token_id
@@ -560,6 +564,9 @@ class OmniTransformer(Transformer):  # type: ignore[misc]
             kwargs["position_ids"] = positions.transpose(0, 1)
         if "prefix" in known:
             kwargs |= {"past_key_values": known.pop("prefix"), "attention_mask": None, "use_cache": False}
+            with only_at(known.pop("last_position")):
+                features.update(super().forward(known, **kwargs))
+            return features
         # What is asked for beyond embeddings, as the states of all layers, is of one pass; and where each process holds
         # a part of the weights, all have to make as many passes.
         if not kwargs and not isinstance(next(self.model.parameters()), DTensor):
