@@ -14,6 +14,7 @@ The ways:
     stock       `SentenceTransformer` on the saved checkpoint, files by their paths; videos are decoded for it, as it
                 needs torchcodec and FFmpeg for files
     ours        `LCOEmbedding` on the same checkpoint, by paths
+    without-... the same with one measure switched off: `--ways ours without-prefix without-batches ...`
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,120 +36,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-HOME = Path(__file__).parent
+from common import SIZES, build_model, describe_machine, make_text, make_words, resident
+
 CORPORA = ("short", "long", "images", "audio", "video", "mixed")
 WAYS = ("official", "stock", "ours")
-LIBRARIES = ("torch", "transformers", "sentence-transformers")
-
-SIZES: dict[str, dict[str, dict[str, Any]]] = {
-    "small": {
-        "text": {"hidden_size": 512, "intermediate_size": 2752, "num_hidden_layers": 8, "num_attention_heads": 8},
-        "vision": {"hidden_size": 320, "intermediate_size": 860, "depth": 8, "num_heads": 4},
-        "audio": {"d_model": 320, "encoder_ffn_dim": 1280, "encoder_layers": 8, "encoder_attention_heads": 5},
-    },
-    "3b": {
-        "text": {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16},
-        "vision": {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "num_heads": 16},
-        "audio": {"d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32, "encoder_attention_heads": 20},
-    },
-    "7b": {
-        "text": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28},
-        "vision": {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "num_heads": 16},
-        "audio": {"d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32, "encoder_attention_heads": 20},
-    },
-}
-"""Widths and depths: those of Qwen2.5-Omni 3B and 7B, and a small one for CPUs, whose towers are scaled alike."""
-
-VOCABULARY = 151_936
-WORDS = 4000
-"""Different words of the texts, made of syllables; the tokenizer makes about 1.4 tokens of each."""
+MEASURES = ("prefix", "batches", "towers", "audio-length", "last-layer", "threads")
+"""What `without-...` switches off."""
 
 
 # --- model and corpora ------------------------------------------------------------------------------------------------
-
-
-def make_words(rng: np.random.Generator) -> list[str]:
-    """Return made-up words of one to four syllables, none twice."""
-    syllables = [c + v + e for c in "bdfgklmnprstvz" for v in "aeiou" for e in ("", "n", "r", "s", "l")]
-    words: dict[str, None] = {}
-    while len(words) < WORDS:
-        words["".join(rng.choice(syllables, rng.integers(1, 5)))] = None
-    return list(words)
-
-
-def make_text(words: list[str], count: int, rng: np.random.Generator) -> str:
-    """Return a text of so many words, frequent ones more often, as in a language."""
-    ranks = np.minimum(rng.zipf(1.3, count) - 1, WORDS - 1)
-    return " ".join(words[rank] for rank in ranks).capitalize() + "."
-
-
-def build_model(folder: Path, size: str, words: list[str], dtype: str) -> None:
-    """Write a random LCO model of a size as a plain checkpoint."""
-    from transformers import (
-        Qwen2_5OmniProcessor,
-        Qwen2_5OmniThinkerConfig,
-        Qwen2_5OmniThinkerForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
-        WhisperFeatureExtractor,
-    )
-
-    from lco_embedding import LCOEmbedding
-    from lco_embedding.miniature.architecture import CHAT_TEMPLATE, build_tokenizer
-
-    rng = np.random.default_rng(0)
-    # The words of the template and the prompts are single tokens, as they are in a real vocabulary.
-    spoken = (
-        "system You are a helpful assistant. user assistant Summarize the above text image audio video in one word:"
-    )
-    corpus = [make_text(words, 50, rng) for _ in range(2000)] + [spoken] * 500
-    tokenizer = build_tokenizer(corpus, vocab_size=8000)
-    tokenizer.model_max_length = 32_768
-    processor = Qwen2_5OmniProcessor(
-        image_processor=Qwen2VLImageProcessor(size={"shortest_edge": 3136, "longest_edge": 1280 * 28 * 28}),
-        video_processor=Qwen2VLVideoProcessor(size={"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}),
-        feature_extractor=WhisperFeatureExtractor(feature_size=128, hop_length=160, n_fft=400, chunk_length=300),
-        tokenizer=tokenizer,
-        chat_template=CHAT_TEMPLATE,
-    )
-    parts, token_id = SIZES[size], tokenizer.convert_tokens_to_ids
-    hidden, heads = parts["text"]["hidden_size"], parts["text"]["num_attention_heads"]
-    half = hidden // heads // 2
-    sections = [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8]
-    config = Qwen2_5OmniThinkerConfig(
-        text_config={
-            **parts["text"],
-            "vocab_size": VOCABULARY,
-            "num_key_value_heads": 4 if size == "7b" else 2,
-            "max_position_embeddings": 32_768,
-            "tie_word_embeddings": False,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config={
-            **parts["vision"],
-            "out_hidden_size": hidden,
-            "window_size": 112,
-            "fullatt_block_indexes": list(range(parts["vision"]["depth"] // 4 - 1, 99, parts["vision"]["depth"] // 4)),
-        },
-        audio_config={**parts["audio"], "output_dim": hidden, "num_mel_bins": 128, "n_window": 100},
-        tie_word_embeddings=False,
-        audio_token_index=token_id("<|AUDIO|>"),
-        image_token_index=token_id("<|IMAGE|>"),
-        video_token_index=token_id("<|VIDEO|>"),
-        audio_start_token_id=token_id("<|audio_bos|>"),
-        audio_end_token_id=token_id("<|audio_eos|>"),
-        vision_start_token_id=token_id("<|vision_bos|>"),
-        vision_end_token_id=token_id("<|vision_eos|>"),
-        user_token_id=token_id("<|im_start|>"),
-    )
-    torch.manual_seed(0)
-    model = Qwen2_5OmniThinkerForConditionalGeneration(config).to(getattr(torch, dtype))
-    with tempfile.TemporaryDirectory() as raw:
-        model.save_pretrained(raw)
-        processor.save_pretrained(raw)
-        del model
-        LCOEmbedding(raw, device="cpu").save_pretrained(folder, create_model_card=False)
 
 
 def smooth(height: int, width: int, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -279,26 +174,42 @@ def load_stock(model: Path, device: str) -> Any:
     return embed
 
 
-def load_ours(model: Path, device: str) -> Any:
-    """Return the embedding function of this package."""
+def load_ours(model: Path, device: str, without: str = "") -> Any:
+    """Return the embedding function of this package, with a measure switched off."""
     from lco_embedding import LCOEmbedding
+    from lco_embedding.modules import omni_transformer
+    from lco_embedding.modules.features import MediaReader
 
+    def padded(reader: MediaReader, samples: NDArray[np.float32]) -> dict[str, Any]:
+        given = waveform(reader, samples)
+        given["audio_kwargs"]["max_length"] = reader.processor.feature_extractor.n_samples
+        return given
+
+    switches: dict[str, Any] = {}
+    if without == "prefix":
+        switches["reuse_prefix"] = False
+    elif without == "batches":
+        switches |= {"batch_size": 32, "max_batch_tokens": 10**9}
+    elif without == "threads":
+        # There are none beside a model on the CPU, so that one is added there.
+        switches["num_workers"] = 1 if device == "cpu" else 0
+    elif without == "audio-length":
+        waveform, MediaReader._waveform = MediaReader._waveform, padded  # type: ignore[method-assign]
+    elif without:
+        name = {"towers": "use_segment_attention", "last-layer": "allow_last_position"}[without]
+        setattr(omni_transformer, name, lambda module: None)
     network = LCOEmbedding(model, device=device)
-    switches = json.loads(os.environ.get("LCO_BENCHMARK_SWITCHES", "{}"))
     return lambda items: network.encode(items, **switches)
-
-
-def resident(field: str) -> int:
-    """Return the resident memory of this process in bytes: VmRSS now, VmHWM at most since the last reset."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
 
 
 def work(arguments: argparse.Namespace) -> None:
     """Embed one corpus in one way, and write the embeddings and figures."""
     items = json.loads((arguments.folder / f"{arguments.corpus}.json").read_text())
     items = items[:: arguments.every]
-    embed = globals()[f"load_{arguments.way}"](arguments.folder / "model", arguments.device)
+    loaders = {"official": load_official, "stock": load_stock, "ours": load_ours}
+    way, _, measure = arguments.way.partition("-")
+    load = partial(load_ours, without=measure) if way == "without" else loaders[way]
+    embed = load(arguments.folder / "model", arguments.device)
     embed(items[: min(4, len(items))])
     on_gpu = arguments.device.startswith("cuda")
     if on_gpu:
@@ -344,14 +255,14 @@ def share_of_limit(embed: Any, items: list[Any], seconds: float, device: str) ->
 # --- the comparison ---------------------------------------------------------------------------------------------------
 
 
-def run(arguments: argparse.Namespace, folder: Path, corpus: str, way: str, switches: dict[str, Any]) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, folder: Path, corpus: str, way: str) -> dict[str, Any]:
     """Run a way in a process of its own."""
     every = arguments.every if arguments.growth or (way == "official" and corpus in ("short", "long")) else 1
     output = folder / f"{corpus}-{way}.npy"
     command = [sys.executable, __file__, "--way", way, "--corpus", corpus, "--folder", str(folder)]
     command += ["--device", arguments.device, "--every", str(every), "--output", str(output)]
     command += ["--limit"] if arguments.limit and way == "ours" else []
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "LCO_BENCHMARK_SWITCHES": json.dumps(switches)}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{way} on {corpus} failed:\n{done.stderr[-3000:]}")
@@ -368,7 +279,7 @@ def compare(arguments: argparse.Namespace, folder: Path, corpus: str) -> dict[st
             if way == "official" and number and not arguments.official_each_round:
                 done[way] = rounds[0][way]
             else:
-                done[way] = run(arguments, folder, corpus, way, json.loads(arguments.switches))
+                done[way] = run(arguments, folder, corpus, way)
         rounds.append(done)
     row: dict[str, Any] = {"corpus": corpus, "items": rounds[0]["ours"]["items"]}
     for way in arguments.ways:
@@ -406,20 +317,12 @@ def table(rows: list[dict[str, Any]], ways: list[str]) -> str:
     return "\n".join(lines)
 
 
-def describe_machine(device: str) -> dict[str, Any]:
-    """Return what of the machine a figure depends on."""
-    info = Path("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    gpu = {"gpu": torch.cuda.get_device_name()} if device.startswith("cuda") else {}
-    versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-    return {"cpu": models[0] if models else platform.machine(), "cores": os.cpu_count(), **gpu, "versions": versions}
-
-
 def main() -> None:
     """Build, write, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", nargs="+", choices=CORPORA, default=list(CORPORA))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    ways = [*WAYS, *(f"without-{measure}" for measure in MEASURES)]
+    parser.add_argument("--ways", nargs="+", choices=ways, default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="share of the items; 0.1 for a quick look")
     parser.add_argument("--every", type=int, default=10, help="of texts, the official loop embeds each so-manieth")
@@ -428,7 +331,6 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true", help="time ours on 1, 4 and 16 times as many short texts")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--switches", default="{}", help="arguments of our encode as JSON, to switch measures off")
     parser.add_argument("--output", type=Path, help="JSON file of the results")
     parser.add_argument("--folder", type=Path, help="where model and corpora are kept between runs")
     parser.add_argument("--way", help=argparse.SUPPRESS)
@@ -441,14 +343,13 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         if not (folder / "mixed.json").is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            words = make_words(np.random.default_rng(2))
-            build_model(folder / "model", arguments.size, words, "float32" if arguments.device == "cpu" else "bfloat16")
-            write_corpora(folder, words, arguments.share)
+            build_model(folder / "model", arguments.size, arguments.device)
+            write_corpora(folder, make_words(), arguments.share)
         rows: list[dict[str, Any]] = []
         if arguments.growth:
             for every in (16, 4, 1):
                 arguments.every = every
-                done = run(arguments, folder, "short", "ours", {})
+                done = run(arguments, folder, "short", "ours")
                 rows.append({"items": done["items"], "items_per_second": done["items"] / done["seconds"]})
                 print(rows[-1], flush=True)
             arguments.corpora = []

@@ -20,13 +20,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,119 +32,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common import SIZES, WORDS, build_model, describe_machine, make_words, resident
+
 WAYS = ("official", "ours")
-LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
-VOCABULARY = 151_936
-WORDS = 4000
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 operations a second, from NVIDIA's data sheets (SXM)."""
 
-Sizes = dict[str, int]
-
-
-def _audio(width: int, hidden: int, layers: int, heads: int) -> Sizes:
-    names = ("d_model", "encoder_ffn_dim", "encoder_layers", "encoder_attention_heads")
-    return dict(zip(names, (width, hidden, layers, heads), strict=True))
-
-
-def _vision(width: int, hidden: int, layers: int, heads: int) -> Sizes:
-    return {"hidden_size": width, "intermediate_size": hidden, "depth": layers, "num_heads": heads}
-
-
-def _decoder(width: int, hidden: int, layers: int, heads: int, key_value_heads: int) -> Sizes:
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    return dict(zip(names, (width, hidden, layers, heads, key_value_heads), strict=True))
-
-
-TOWERS = {
-    "small": (_vision(64, 128, 2, 4), _audio(64, 128, 2, 4)),
-    "real": (_vision(1280, 3420, 32, 16), _audio(1280, 5120, 32, 20)),
-}
-DECODERS = {
-    "small": _decoder(512, 2752, 8, 8, 2),
-    "3b": _decoder(2048, 11008, 36, 16, 2),
-    "7b": _decoder(3584, 18944, 28, 28, 4),
-}
-"""Widths and depths: those of Qwen2.5-Omni 3B and 7B, and a small one for CPUs."""
-
 
 # --- model and data ---------------------------------------------------------------------------------------------------
-
-
-def make_words(rng: np.random.Generator) -> list[str]:
-    """Return made-up words of one to four syllables, none twice."""
-    syllables = [c + v + e for c in "bdfgklmnprstvz" for v in "aeiou" for e in ("", "n", "r", "s", "l")]
-    words: dict[str, None] = {}
-    while len(words) < WORDS:
-        words["".join(rng.choice(syllables, rng.integers(1, 5)))] = None
-    return list(words)
 
 
 def make_texts(words: list[str], count: int, rng: np.random.Generator) -> list[str]:
     """Return texts of 4 to 150 words, half of them below 15: sentences, and passages as retrieval has them."""
     lengths = np.clip(rng.lognormal(2.7, 0.9, count).astype(int), 4, 150)
     return [" ".join(words[rank] for rank in np.minimum(rng.zipf(1.3, n) - 1, WORDS - 1)) for n in lengths]
-
-
-def build_model(folder: Path, size: str, words: list[str], dtype: str) -> None:
-    """Write a random LCO model of a size as a plain checkpoint."""
-    from transformers import (
-        Qwen2_5OmniProcessor,
-        Qwen2_5OmniThinkerConfig,
-        Qwen2_5OmniThinkerForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
-        WhisperFeatureExtractor,
-    )
-
-    from lco_embedding import LCOEmbedding
-    from lco_embedding.miniature.architecture import CHAT_TEMPLATE, build_tokenizer
-
-    # What stands around every text is known to a tokenizer of English.
-    around = ["You are a helpful assistant.", "Summarize the above text in one word:"] * 200
-    tokenizer = build_tokenizer([*make_texts(words, 4000, np.random.default_rng(0)), *around], vocab_size=8000)
-    tokenizer.model_max_length = 32_768
-    processor = Qwen2_5OmniProcessor(
-        image_processor=Qwen2VLImageProcessor(),
-        video_processor=Qwen2VLVideoProcessor(),
-        feature_extractor=WhisperFeatureExtractor(feature_size=128, hop_length=160, n_fft=400, chunk_length=300),
-        tokenizer=tokenizer,
-        chat_template=CHAT_TEMPLATE,
-    )
-    decoder, token_id = DECODERS[size], tokenizer.convert_tokens_to_ids
-    vision, audio = TOWERS["small" if size == "small" else "real"]
-    half = decoder["hidden_size"] // decoder["num_attention_heads"] // 2
-    sections = [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8]
-    config = Qwen2_5OmniThinkerConfig(
-        text_config={
-            **decoder,
-            "vocab_size": VOCABULARY,
-            "max_position_embeddings": 32_768,
-            "tie_word_embeddings": False,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config={**vision, "out_hidden_size": decoder["hidden_size"], "window_size": 112},
-        audio_config={**audio, "output_dim": decoder["hidden_size"], "num_mel_bins": 128, "n_window": 100},
-        tie_word_embeddings=False,
-        audio_token_index=token_id("<|AUDIO|>"),
-        image_token_index=token_id("<|IMAGE|>"),
-        video_token_index=token_id("<|VIDEO|>"),
-        audio_start_token_id=token_id("<|audio_bos|>"),
-        audio_end_token_id=token_id("<|audio_eos|>"),
-        vision_start_token_id=token_id("<|vision_bos|>"),
-        vision_end_token_id=token_id("<|vision_eos|>"),
-        user_token_id=token_id("<|im_start|>"),
-    )
-    torch.manual_seed(0)
-    torch.set_default_dtype(getattr(torch, dtype))
-    model = Qwen2_5OmniThinkerForConditionalGeneration(config)
-    torch.set_default_dtype(torch.float32)
-    with tempfile.TemporaryDirectory() as raw:
-        model.save_pretrained(raw)
-        processor.save_pretrained(raw)
-        del model
-        LCOEmbedding(raw, device="cpu").save_pretrained(folder, create_model_card=False)
 
 
 def make_triplets(words: list[str], count: int) -> list[dict[str, str]]:
@@ -158,12 +57,6 @@ def make_triplets(words: list[str], count: int) -> list[dict[str, str]]:
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def resident(field: str) -> int:
-    """Return the resident memory of this process in bytes: VmRSS now, VmHWM at most since the last reset."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
 
 
 class Meter:
@@ -313,18 +206,6 @@ def run(arguments: argparse.Namespace, folder: Path, way: str) -> dict[str, Any]
     return {**result, "samples_per_second": arguments.steps * arguments.batch / result["seconds"]}
 
 
-def describe_machine(device: str) -> dict[str, Any]:
-    """Return processor, cores, card and versions."""
-    info = Path("/proc/cpuinfo")
-    models = [line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")]
-    card = {"gpu": torch.cuda.get_device_name()} if device.startswith("cuda") else {}
-    versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-    return {
-        **{"cpu": models[0] if models else platform.machine(), "cores": os.cpu_count()},
-        **{"threads": torch.get_num_threads(), **card, "versions": versions},
-    }
-
-
 def report(rounds: list[dict[str, dict[str, Any]]], ways: list[str]) -> dict[str, Any]:
     """Print a table, and return the medians and the ratios of each round."""
     figures: dict[str, Any] = {}
@@ -353,7 +234,7 @@ def report(rounds: list[dict[str, dict[str, Any]]], ways: list[str]) -> dict[str
 def main() -> None:
     """Build, train, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=DECODERS, default="small")
+    parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="both at the small size, else ours")
     parser.add_argument("--rounds", type=int, default=3)
@@ -367,7 +248,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the model is kept between runs")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    words = make_words(np.random.default_rng(2))
+    words = make_words()
     if arguments.way:
         rows = make_triplets(words, arguments.batch * (arguments.steps + 1))
         print("\n" + json.dumps(globals()[f"train_{arguments.way}"](arguments, rows)))
@@ -377,7 +258,7 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         if not (folder / "model" / "modules.json").is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            build_model(folder / "model", arguments.size, words, "float32" if arguments.device == "cpu" else "bfloat16")
+            build_model(folder / "model", arguments.size, arguments.device)
         rounds = [{way: run(arguments, folder, way) for way in ways} for _ in range(arguments.rounds)]
         figures = report(rounds, ways)
     if arguments.output:

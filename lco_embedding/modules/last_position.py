@@ -35,7 +35,8 @@ def only_at(positions: Tensor | None) -> Iterator[None]:
 
 def allow_last_position(decoder: nn.Module) -> None:
     """Prepare a decoder for `only_at`; without it, nothing changes."""
-    decoder.layers[-1].mlp.register_forward_pre_hook(_keep_wanted)
+    feed_forward: nn.Module = decoder.get_submodule("layers")[-1].mlp  # type: ignore[index]
+    feed_forward.register_forward_pre_hook(_keep_wanted)
 
 
 def _keep_wanted(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
