@@ -375,13 +375,13 @@ def test_saving_outlives_the_source(
 ) -> None:
     import shutil
 
-    from lco_embedding.modules import omni_transformer
+    from lco_embedding.modules import backbone_transformer
 
     shutil.copytree(checkpoints("full_omni"), tmp_path / "source")
     model = LCOEmbedding(tmp_path / "source", device="cpu")
     shutil.rmtree(tmp_path / "source")
     warnings: list[str] = []
-    monkeypatch.setattr(omni_transformer.logger, "warning", warnings.append)
+    monkeypatch.setattr(backbone_transformer.logger, "warning", warnings.append)
     model.save_pretrained(tmp_path / "saved", create_model_card=False)
     assert len(warnings) == 1
     assert "without a language head" in warnings[0]

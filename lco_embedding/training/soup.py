@@ -31,6 +31,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from lco_embedding.miniature import checkpoint_of
+from lco_embedding.model_cards import LCOModelCardData, write_card
 from lco_embedding.training.record import NAME as RECORD
 from lco_embedding.training.record import previous
 
@@ -129,7 +130,8 @@ def soup(sources: Sequence[str | Path], output: str | Path, weights: Sequence[fl
     Args:
         sources: Folders, Hub ids, or "miniature". Their weights are safetensors.
         output: Folder to write; it appears when it is complete. Its data type, its shards, its tokenizer and its other
-            files are those of the first source; a record says what it was made of.
+            files are those of the first source; a record and, for an embedding model or an adapter, a model card say
+            what it was made of.
         weights: How much of each source goes in; they are divided by their sum. All alike if None.
 
     Returns:
@@ -160,6 +162,8 @@ def soup(sources: Sequence[str | Path], output: str | Path, weights: Sequence[fl
         if merge.adapters:
             (folder / ADAPTER_CONFIG).write_text(json.dumps(merge.adapter_config(), indent=2), encoding="utf8")
         _write_record(folder, sources, checkpoints, shares)
+        if merge.adapters or (folder / "modules.json").is_file():
+            write_card(folder, LCOModelCardData(local_files_only=True))
         folder.replace(output)
     return output
 

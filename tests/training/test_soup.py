@@ -135,9 +135,13 @@ def test_other_files_are_those_of_the_first(first: Path, second: Path, tmp_path:
     (source / "training_record.json").write_text('{"stage": "contrastive"}')
     made = soup([source, second], tmp_path / "soup", [1, 4])
     names = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
-    expected = {str(path.relative_to(first)) for path in first.rglob("*") if path.is_file()} - {"README.md"}
-    assert names == expected | {"training_record.json", "additional_chat_templates/other.jinja"}
+    expected = {str(path.relative_to(first)) for path in first.rglob("*") if path.is_file()}
+    assert names == expected | {"README.md", "training_record.json", "additional_chat_templates/other.jinja"}
     assert (made / "chat_template.jinja").read_text() == "mine"
+    card = (made / "README.md").read_text()
+    assert "about the first" not in card
+    assert "source" in card
+    assert "second" in card
     assert json.loads((made / "training_record.json").read_text()) == {
         "stage": "soup",
         "sources": [
