@@ -13,6 +13,7 @@ through their cross-covariances of d x d, and the kernels of CKNNA are sparse. 5
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,15 +51,16 @@ def kernel_alignment(rows: Rows, others: Rows, k: int = K) -> dict[str, float]:
     """
     one, two = _pair(rows, others, k)
     near, far = _neighbours(one, k), _neighbours(two, k)
+    products = _products_of_columns(one, two)
     figures = (
         _shared(near, far).mean(),
         _cycles(near, far).mean(),
         _common_subsequence(near, far).mean(),
         1 - _edit_distance(near, far).mean() / k,
         _cknna(one, two, near, far),
-        _cka(one, two),
-        _unbiased_cka(one, two),
-        _svcca(one, two, k),
+        _cka(one, two, products),
+        _unbiased_cka(one, two, products),
+        _svcca(one, two, k, products),
     )
     return dict(zip(MEASURES, map(float, figures), strict=True))
 
@@ -111,12 +113,14 @@ def cknna(rows: Rows, others: Rows, k: int = K) -> float:
 
 def cka(rows: Rows, others: Rows) -> float:
     """Return the linear centred kernel alignment (Kornblith et al., arXiv 1905.00414), by the biased HSIC."""
-    return _cka(*_pair(rows, others, 1))
+    one, two = _pair(rows, others, 1)
+    return _cka(one, two, _products_of_columns(one, two))
 
 
 def unbiased_cka(rows: Rows, others: Rows) -> float:
     """Return the linear centred kernel alignment by the unbiased HSIC (Song et al., JMLR 13, eq. 5): 0 by chance."""
-    return _unbiased_cka(*_pair(rows, others, 3))
+    one, two = _pair(rows, others, 3)
+    return _unbiased_cka(one, two, _products_of_columns(one, two))
 
 
 def svcca(rows: Rows, others: Rows, dimensions: int = K) -> float:
@@ -132,7 +136,8 @@ def svcca(rows: Rows, others: Rows, dimensions: int = K) -> float:
     Raises:
         ValueError: A side spreads in fewer dimensions.
     """
-    return _svcca(*_pair(rows, others, dimensions), dimensions)
+    one, two = _pair(rows, others, dimensions)
+    return _svcca(one, two, dimensions, _products_of_columns(one, two))
 
 
 # --- neighbours -------------------------------------------------------------------------------------------------------
@@ -192,6 +197,19 @@ def _edit_distance(near: Neighbours, far: Neighbours) -> NDArray[np.int64]:
 # --- kernels ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Products:
+    """Of the columns of one side with those of the other, and of each side with its own: (dimension, dimension)."""
+
+    across: Tensor
+    one: Tensor
+    two: Tensor
+
+
+def _products_of_columns(one: Tensor, two: Tensor) -> _Products:
+    return _Products(_cross(one, two), _cross(one, one), _cross(two, two))
+
+
 def _cross(one: Tensor, two: Tensor) -> Tensor:
     """Return one' two in float64, of shape (dimension, other dimension), block by block."""
     total = torch.zeros(one.shape[1], two.shape[1], dtype=torch.float64, device=one.device)
@@ -200,16 +218,16 @@ def _cross(one: Tensor, two: Tensor) -> Tensor:
     return total
 
 
-def _cka(one: Tensor, two: Tensor) -> float:
+def _cka(one: Tensor, two: Tensor, products: _Products) -> float:
     # tr(K H L H) is the squared norm of the cross-covariance.
-    def hsic(left: Tensor, right: Tensor) -> Tensor:
+    def hsic(left: Tensor, right: Tensor, product: Tensor) -> Tensor:
         means = [side.mean(dim=0, dtype=torch.float64) for side in (left, right)]
-        return (_cross(left, right) - len(left) * torch.outer(*means)).square().sum()
+        return (product - len(left) * torch.outer(*means)).square().sum()
 
-    return _ratio(hsic(one, two), hsic(one, one), hsic(two, two))
+    return _ratio(hsic(one, two, products.across), hsic(one, one, products.one), hsic(two, two, products.two))
 
 
-def _unbiased_cka(one: Tensor, two: Tensor) -> float:
+def _unbiased_cka(one: Tensor, two: Tensor, products: _Products) -> float:
     count = len(one)
 
     def parts(side: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,13 +237,13 @@ def _unbiased_cka(one: Tensor, two: Tensor) -> float:
         sums = torch.cat([block.double() @ total for block in torch.split(side, BLOCK)])
         return diagonal, sums - diagonal
 
-    def hsic(left: Tensor, right: Tensor) -> Tensor:
+    def hsic(left: Tensor, right: Tensor, product: Tensor) -> Tensor:
         (one_diagonal, one_sums), (two_diagonal, two_sums) = parts(left), parts(right)
-        product = _cross(left, right).square().sum() - one_diagonal @ two_diagonal
+        trace = product.square().sum() - one_diagonal @ two_diagonal
         means = one_sums.sum() * two_sums.sum() / ((count - 1) * (count - 2))
-        return product + means - 2 * (one_sums @ two_sums) / (count - 2)
+        return trace + means - 2 * (one_sums @ two_sums) / (count - 2)
 
-    return _ratio(hsic(one, two), hsic(one, one), hsic(two, two))
+    return _ratio(hsic(one, two, products.across), hsic(one, one, products.one), hsic(two, two, products.two))
 
 
 def _cknna(one: Tensor, two: Tensor, near: Neighbours, far: Neighbours) -> float:
@@ -259,18 +277,20 @@ def _products(unit: Tensor, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArr
     return np.concatenate(pieces) if pieces else np.zeros(0)
 
 
-def _svcca(one: Tensor, two: Tensor, dimensions: int) -> float:
+def _svcca(one: Tensor, two: Tensor, dimensions: int, products: _Products) -> float:
     # Bases of the first left singular directions are orthonormal and centred, so that the canonical correlations
     # are the singular values of their product.
-    bases = [_left_directions(side, dimensions) for side in (one, two)]
+    bases = [
+        _left_directions(side, product, dimensions) for side, product in ((one, products.one), (two, products.two))
+    ]
     return float(torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(max=1.0).mean())
 
 
-def _left_directions(unit: Tensor, dimensions: int) -> Tensor:
+def _left_directions(unit: Tensor, product: Tensor, dimensions: int) -> Tensor:
     """Return the first left singular vectors of standardised columns, in float64 of shape (examples, dimensions)."""
     count = len(unit)
     mean = unit.mean(dim=0, dtype=torch.float64)
-    covariance = _cross(unit, unit) - count * torch.outer(mean, mean)
+    covariance = product - count * torch.outer(mean, mean)
     deviation = (covariance.diagonal() / (count - 1)).clamp(min=0).sqrt()
     # A column that does not vary beyond rounding is nothing, and not to be blown up.
     scale = torch.where(deviation > 1e-6 * unit.abs().max(), 1 / deviation, torch.zeros_like(deviation))
