@@ -40,7 +40,7 @@ from common import SIZES, build_model, describe_machine, make_text, make_words, 
 
 CORPORA = ("short", "long", "images", "audio", "video", "mixed")
 WAYS = ("official", "stock", "ours")
-MEASURES = ("prefix", "batches", "towers", "audio-length", "last-layer", "threads")
+MEASURES = ("prefix", "batches", "segments", "pieces", "audio-length", "last-layer", "threads")
 """What `without-...` switches off."""
 
 
@@ -196,8 +196,8 @@ def load_ours(model: Path, device: str, without: str = "") -> Any:
     elif without == "audio-length":
         waveform, MediaReader._waveform = MediaReader._waveform, padded  # type: ignore[method-assign]
     elif without:
-        name = {"towers": "use_segment_attention", "last-layer": "allow_last_position"}[without]
-        setattr(omni_transformer, name, lambda module: None)
+        names = {"segments": "use_segment_attention", "pieces": "read_in_pieces", "last-layer": "allow_last_position"}
+        setattr(omni_transformer, names[without], lambda module: None)
     network = LCOEmbedding(model, device=device)
     return lambda items: network.encode(items, **switches)
 

@@ -23,6 +23,7 @@ from lco_embedding.modules.media import MediaError
 from lco_embedding.modules.prefix_cache import cache_prefix
 from lco_embedding.modules.segment_attention import use_segment_attention
 from lco_embedding.modules.settings import ProcessingKwargs
+from lco_embedding.modules.tower_pieces import read_in_pieces
 
 TEMPLATE_TOKENS = 256
 """More than a chat template and the LCO prompt add to a message; shorter chats need no exact count."""
@@ -62,8 +63,10 @@ class OmniTransformer(BackboneTransformer):
         self.processing_kwargs: ProcessingKwargs = settings.with_defaults(
             processing_kwargs or {}, self.processor, self.backbone
         )
-        for tower in self.backbone.packed_towers:
-            use_segment_attention(self.model.get_submodule(tower))
+        for name in self.backbone.packed_towers:
+            tower = self.model.get_submodule(name)
+            use_segment_attention(tower)
+            read_in_pieces(tower)
         allow_last_position(self.model.get_submodule(self.backbone.decoder))
         if self.processor.chat_template is None:
             raise ValueError(f"{model_name_or_path} has no chat template; pass one in processor_kwargs")
