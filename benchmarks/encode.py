@@ -14,7 +14,9 @@ The ways:
     stock       `SentenceTransformer` on the saved checkpoint, files by their paths; videos are decoded for it, as it
                 needs torchcodec and FFmpeg for files
     ours        `LCOEmbedding` on the same checkpoint, by paths
-    without-... the same with one measure switched off: `--ways ours without-prefix without-batches ...`
+
+With `--without prefix batches ...` ours is timed against itself with each of these measures switched off, in turns in
+one process: what they bring is less than what the machine may vary from one process to the next.
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -41,7 +45,7 @@ from common import SIZES, build_model, describe_machine, make_text, make_words, 
 CORPORA = ("short", "long", "images", "audio", "video", "mixed")
 WAYS = ("official", "stock", "ours")
 MEASURES = ("prefix", "batches", "segments", "pieces", "audio-length", "last-layer", "threads")
-"""What `without-...` switches off."""
+"""What `--without` switches off."""
 
 
 # --- model and corpora ------------------------------------------------------------------------------------------------
@@ -174,42 +178,53 @@ def load_stock(model: Path, device: str) -> Any:
     return embed
 
 
-def load_ours(model: Path, device: str, without: str = "") -> Any:
-    """Return the embedding function of this package, with a measure switched off."""
-    from lco_embedding import LCOEmbedding
+@contextmanager
+def switched_off(measure: str, device: str) -> Iterator[dict[str, Any]]:
+    """Switch one of `MEASURES` off, for loading and embedding; yield arguments of `encode` that belong to it."""
     from lco_embedding.modules import omni_transformer
     from lco_embedding.modules.features import MediaReader
+
+    waveform = MediaReader._waveform
 
     def padded(reader: MediaReader, samples: NDArray[np.float32]) -> dict[str, Any]:
         given = waveform(reader, samples)
         given["audio_kwargs"]["max_length"] = reader.processor.feature_extractor.n_samples
         return given
 
-    switches: dict[str, Any] = {}
-    if without == "prefix":
-        switches["reuse_prefix"] = False
-    elif without == "batches":
-        switches |= {"batch_size": 32, "max_batch_tokens": 10**9}
-    elif without == "threads":
+    arguments: dict[str, dict[str, Any]] = {
+        "prefix": {"reuse_prefix": False},
+        "batches": {"batch_size": 32, "max_batch_tokens": 10**9},
         # There are none beside a model on the CPU, so that one is added there.
-        switches["num_workers"] = 1 if device == "cpu" else 0
-    elif without == "audio-length":
-        waveform, MediaReader._waveform = MediaReader._waveform, padded  # type: ignore[method-assign]
-    elif without:
-        names = {"segments": "use_segment_attention", "pieces": "read_in_pieces", "last-layer": "allow_last_position"}
-        setattr(omni_transformer, names[without], lambda module: None)
-    network = LCOEmbedding(model, device=device)
-    return lambda items: network.encode(items, **switches)
+        "threads": {"num_workers": 1 if device == "cpu" else 0},
+    }
+    steps = {"segments": "use_segment_attention", "pieces": "read_in_pieces", "last-layer": "allow_last_position"}
+    with ExitStack() as stack:
+        if measure in steps:
+            stack.enter_context(patch.object(omni_transformer, steps[measure], lambda module: None))
+        if measure == "audio-length":
+            stack.enter_context(patch.object(MediaReader, "_waveform", padded))
+        yield arguments.get(measure, {})
+
+
+def load_ours(model: Path, device: str, without: str = "") -> Any:
+    """Return the embedding function of this package, with a measure switched off if one is named."""
+    from lco_embedding import LCOEmbedding
+
+    with switched_off(without, device):
+        network = LCOEmbedding(model, device=device)
+
+    def embed(items: list[dict[str, str]]) -> NDArray[np.float32]:
+        with switched_off(without, device) as arguments:
+            return network.encode(items, **arguments)
+
+    return embed
 
 
 def work(arguments: argparse.Namespace) -> None:
     """Embed one corpus in one way, and write the embeddings and figures."""
     items = json.loads((arguments.folder / f"{arguments.corpus}.json").read_text())
     items = items[:: arguments.every]
-    loaders = {"official": load_official, "stock": load_stock, "ours": load_ours}
-    way, _, measure = arguments.way.partition("-")
-    load = partial(load_ours, without=measure) if way == "without" else loaders[way]
-    embed = load(arguments.folder / "model", arguments.device)
+    embed = globals()[f"load_{arguments.way}"](arguments.folder / "model", arguments.device)
     embed(items[: min(4, len(items))])
     on_gpu = arguments.device.startswith("cuda")
     if on_gpu:
@@ -301,6 +316,27 @@ def compare(arguments: argparse.Namespace, folder: Path, corpus: str) -> dict[st
     return row
 
 
+def contributions(arguments: argparse.Namespace, folder: Path, corpus: str) -> dict[str, Any]:
+    """Time ours with each measure switched off, in turns; how many times as long as with all it takes, by rounds."""
+    items = json.loads((folder / f"{corpus}.json").read_text())
+    ways = {name: load_ours(folder / "model", arguments.device, name) for name in ("", *arguments.without)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for embed in ways.values():
+        embed(items[: min(4, len(items))])
+    for _ in range(arguments.rounds):
+        for name, embed in ways.items():
+            start = time.perf_counter()
+            embed(items)
+            seconds[name].append(time.perf_counter() - start)
+    whole = seconds.pop("")
+    ratios = {
+        name: [without / together for without, together in zip(times, whole, strict=True)]
+        for name, times in seconds.items()
+    }
+    row = {name: [min(values), statistics.median(values), max(values)] for name, values in ratios.items()}
+    return {"corpus": corpus, "items": len(items), "without": row}
+
+
 def table(rows: list[dict[str, Any]], ways: list[str]) -> str:
     """Lay the figures out in Markdown."""
     others = [way for way in ways if way != "ours"]
@@ -321,8 +357,8 @@ def main() -> None:
     """Build, write, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", nargs="+", choices=CORPORA, default=list(CORPORA))
-    ways = [*WAYS, *(f"without-{measure}" for measure in MEASURES)]
-    parser.add_argument("--ways", nargs="+", choices=ways, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--without", nargs="+", choices=MEASURES, help="tell what these measures of ours bring")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="share of the items; 0.1 for a quick look")
     parser.add_argument("--every", type=int, default=10, help="of texts, the official loop embeds each so-manieth")
@@ -345,6 +381,9 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             build_model(folder / "model", arguments.size, arguments.device)
             write_corpora(folder, make_words(), arguments.share)
+            (folder / "share").write_text(str(arguments.share))
+        # A folder that was kept has the share that it was made with.
+        arguments.share = float((folder / "share").read_text())
         rows: list[dict[str, Any]] = []
         if arguments.growth:
             for every in (16, 4, 1):
@@ -353,7 +392,11 @@ def main() -> None:
                 rows.append({"items": done["items"], "items_per_second": done["items"] / done["seconds"]})
                 print(rows[-1], flush=True)
             arguments.corpora = []
-        for corpus in arguments.corpora:
+        for corpus in arguments.corpora if arguments.without else ():
+            rows.append(contributions(arguments, folder, corpus))
+            print(rows[-1], flush=True)
+            save(arguments, rows)
+        for corpus in arguments.corpora if not arguments.without else ():
             rows.append(compare(arguments, folder, corpus))
             print(table(rows, arguments.ways), flush=True)
             save(arguments, rows)
