@@ -1,6 +1,6 @@
 """Time `encode` against the loop of LCO-Emb's model cards and against Sentence Transformers alone, on real files.
 
-    python benchmarks/encode.py                                   # all corpora, about 40 minutes on 2 cores
+    python benchmarks/encode.py                                   # all corpora; hours on 2 cores (--share 0.1)
     python benchmarks/encode.py --corpora short images --rounds 3
     python benchmarks/encode.py --size 3b --device cuda           # real sizes, random weights, bfloat16
 
