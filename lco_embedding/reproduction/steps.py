@@ -24,6 +24,7 @@ class Steps:
     def __init__(self, folder: str | Path, tell: Callable[[str], object] = lambda line: None) -> None:
         self.folder, self.tell = Path(folder), tell
         self.seconds = 0.0
+        self._counted: set[Path] = set()
 
     def run(self, name: str, settings: Mapping[str, Any], function: Callable[[], Any]) -> Any:
         """Return the result of a step.
@@ -49,5 +50,7 @@ class Steps:
             os.replace(partial, path)
             entry = json.loads(path.read_text(encoding="utf8"))
             self.tell(f"{name}: {entry['seconds']:.0f} s")
-        self.seconds += entry["seconds"]
+        if path not in self._counted:
+            self.seconds += entry["seconds"]
+            self._counted.add(path)
         return entry["result"]

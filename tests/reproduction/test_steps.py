@@ -35,3 +35,12 @@ def test_an_interrupted_step_leaves_nothing(tmp_path: Path) -> None:
         steps.run("a", {}, interrupted)
     assert not list(tmp_path.iterdir())
     assert steps.run("a", {}, lambda: [1]) == [1]
+
+
+def test_a_step_that_is_asked_for_twice_counts_once(tmp_path: Path) -> None:
+    Steps(tmp_path).run("a", {}, lambda: 1)
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(path.read_text().replace('"seconds": 0.0', '"seconds": 2.5'))
+    steps = Steps(tmp_path)
+    assert steps.run("a", {}, lambda: 2) == steps.run("a", {}, lambda: 3) == 1
+    assert steps.seconds == 2.5
