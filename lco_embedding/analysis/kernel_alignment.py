@@ -60,7 +60,7 @@ def kernel_alignment(rows: Rows, others: Rows, k: int = K) -> dict[str, float]:
         _cknna(one, two, near, far),
         _cka(one, two, products),
         _unbiased_cka(one, two, products),
-        _svcca(one, two, k, products),
+        _svcca((one, products.one), (two, products.two), k),
     )
     return dict(zip(MEASURES, map(float, figures), strict=True))
 
@@ -137,7 +137,7 @@ def svcca(rows: Rows, others: Rows, dimensions: int = K) -> float:
         ValueError: A side spreads in fewer dimensions.
     """
     one, two = _pair(rows, others, dimensions)
-    return _svcca(one, two, dimensions, _products_of_columns(one, two))
+    return _svcca((one, _cross(one, one)), (two, _cross(two, two)), dimensions)
 
 
 # --- neighbours -------------------------------------------------------------------------------------------------------
@@ -277,12 +277,10 @@ def _products(unit: Tensor, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArr
     return np.concatenate(pieces) if pieces else np.zeros(0)
 
 
-def _svcca(one: Tensor, two: Tensor, dimensions: int, products: _Products) -> float:
-    # Bases of the first left singular directions are orthonormal and centred, so that the canonical correlations
-    # are the singular values of their product.
-    bases = [
-        _left_directions(side, product, dimensions) for side, product in ((one, products.one), (two, products.two))
-    ]
+def _svcca(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor], dimensions: int) -> float:
+    # Of each side the rows, and the products of its columns. Bases of the first left singular directions are
+    # orthonormal and centred, so that the canonical correlations are the singular values of their product.
+    bases = [_left_directions(unit, product, dimensions) for unit, product in (one, two)]
     return float(torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(max=1.0).mean())
 
 

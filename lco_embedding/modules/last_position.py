@@ -45,4 +45,6 @@ def _keep_wanted(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
     if positions is None:
         return None
     (hidden,) = args
-    return (hidden[torch.arange(len(hidden), device=hidden.device), positions].unsqueeze(1),)
+    # The last layer may be on another device than the inputs.
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return (hidden[rows, positions.to(hidden.device)].unsqueeze(1),)
