@@ -43,6 +43,10 @@ OnError = Literal["raise", "nan"] | Callable[[Problem], object]
 # What a saved checkpoint names for our modules, so that it loads anywhere without this package.
 PLAIN_TYPES: dict[type[nn.Module], type[nn.Module]] = {OmniTransformer: Transformer, LastTokenPooling: Pooling}
 
+REQUIREMENTS = {"sentence-transformers": ">=6.2", "transformers": ">=5.21"}
+"""What a saved checkpoint asks for, which Sentence Transformers checks when it loads one: its chats need the first, its
+classes the second."""
+
 RUN_OPTIONS = ("max_batch_tokens", "num_workers", "reuse_prefix")
 """Arguments of `encode` that say how it runs, beside those of Sentence Transformers."""
 
@@ -241,6 +245,9 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
                 (folder / entry["path"]).rename(folder / renamed)
                 entry["path"] = renamed
         listing.write_text(json.dumps(entries, indent=2), encoding="utf8")
+        config = folder / "config_sentence_transformers.json"
+        stated = {**json.loads(config.read_text(encoding="utf8")), "requirements": REQUIREMENTS}
+        config.write_text(json.dumps(stated, indent=2, sort_keys=True), encoding="utf8")
         if create_model_card:
             self._create_model_card(str(folder), model_name)
 
@@ -458,6 +465,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
                 progress.set_postfix_str(f"{tokens / (time.perf_counter() - started):,.0f} tokens/s", refresh=False)
                 progress.update(sum(len(twins[index]) for index in batch.indices))
         results = {index: results[first] for first, indices in twins.items() if first in results for index in indices}
+        if empty := sum(item.is_empty for item in items):
+            logger.warning(f"{empty} input(s) are empty texts; what is embedded is the prompt around nothing.")
         if cut:
             logger.warning(f"The text of {cut} input(s) is longer than the limit and was cut before the prompt.")
         if callable(on_error):

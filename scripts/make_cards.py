@@ -25,6 +25,13 @@ PUBLISHED = {
 }
 """Base, dimension, parameters and licence of the published models."""
 
+PUBLISHED_PROMPTS = {
+    content: f"\nSummarize the above {content.split(',')[0]} in one word:<|im_end|>\n<|im_start|>assistant\n"
+    for content in ("text", "image", "audio", "video", "image, text", "audio, text", "video, text")
+}
+"""What their chat template writes after content: one prompt an input, image over video over audio over text, as
+`lco_embedding_models.py` of mteb 2.26 has it from that template."""
+
 MINIATURE = {
     "embedding": """\
 # LCO-Emb miniature
@@ -54,6 +61,7 @@ def published_card(name: str) -> str:
         dimension=dimension,
         parameters=parameters,
         dtype="bfloat16",
+        prompts=PUBLISHED_PROMPTS,
     )
     data = LCOModelCardData(
         license=license_, language="en", model_id=f"{OWNER}/{name}", base=base, local_files_only=True

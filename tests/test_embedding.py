@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 from lco_embedding import InputError, LastTokenPooling, LCOEmbedding, OmniTransformer
 from lco_embedding.miniature import architecture
+from lco_embedding.modules.inputs import Problem
 from tests.conftest import clip, mixed_inputs, noise, tone
 
 # --- it is right ----------------------------------------------------------------------------------------------------
@@ -195,7 +199,7 @@ def test_every_bad_input_is_listed_before_anything_is_computed(
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "empty.wav").touch()
     monkeypatch.setattr(LCOEmbedding, "forward", lambda *args: pytest.fail("a forward pass ran"))
-    inputs = ["fine", None, "", [], str(tmp_path / "text.png"), tmp_path / "empty.wav", 7, "https://host/cat.jpg"]
+    inputs = ["fine", None, {}, [], str(tmp_path / "text.png"), tmp_path / "empty.wav", 7, "https://host/cat.jpg"]
     with pytest.raises(InputError) as caught:
         shared_model.encode(inputs)
     assert [problem.index for problem in caught.value.problems] == [1, 2, 3, 4, 5, 6, 7]
@@ -222,6 +226,86 @@ def test_nan_rows_leave_the_rest_unharmed(
     np.testing.assert_allclose(np.delete(embeddings, bad, axis=0), shared_model.encode(good), atol=1e-5)
     with pytest.raises(InputError, match=r"input 3 .*cut\.png"):
         shared_model.encode([*good[:3], path])
+
+
+class Failing(dict):  # type: ignore[type-arg]
+    """An input that fails when it is looked at."""
+
+    def keys(self) -> Any:
+        raise ZeroDivisionError("no keys today")
+
+
+class FailingFile(io.BytesIO):
+    """An open file that fails when it is read."""
+
+    def read(self, *args: Any) -> bytes:
+        raise KeyError("no bytes today")
+
+
+class FailingDecoder:
+    """A decoder of audio whose header is right and whose samples are not."""
+
+    metadata = SimpleNamespace(duration_seconds_from_header=1.0)
+
+    def get_all_samples(self) -> Any:
+        raise TypeError("no samples today")
+
+
+FAILING = [
+    (Failing, "ZeroDivisionError: no keys today"),
+    (FailingFile, "KeyError: 'no bytes today'"),
+    (FailingDecoder, "TypeError: no samples today"),
+]
+
+
+@pytest.mark.parametrize(("kind", "reason"), FAILING)
+def test_any_exception_of_one_item_costs_it_alone(shared_model: LCOEmbedding, kind: Any, reason: str) -> None:
+    good = ["a red circle", {"image": noise(84, 84, 3)}]
+    with pytest.raises(InputError, match=rf"input 1 .*{re.escape(reason)}"):
+        shared_model.encode([good[0], kind(), good[1]])
+    problems: list[Problem] = []
+    embeddings = shared_model.encode([good[0], kind(), good[1]], on_error=problems.append)
+    assert [(problem.index, reason in problem.reason) for problem in problems] == [(1, True)]
+    assert np.isnan(embeddings[1]).all()
+    np.testing.assert_allclose(embeddings[[0, 2]], shared_model.encode(good), atol=1e-5)
+
+
+def test_a_chat_that_the_template_refuses_costs_itself_alone(model: LCOEmbedding) -> None:
+    rule = "{%- if messages[0]['role'] == 'tool' -%}{{ raise_exception('no tools here') }}{%- endif -%}"
+    model.processor.chat_template = rule + model.processor.chat_template
+    bad = [{"role": "tool", "content": "7"}, {"role": "user", "content": "x"}]
+    embeddings = model.encode(["x", bad], on_error="nan")
+    assert np.isfinite(embeddings[0]).all()
+    assert np.isnan(embeddings[1]).all()
+    with pytest.raises(InputError, match=r"input 1 .*no tools here"):
+        model.encode(["x", bad])
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_is_no_fault_of_an_item_ends_the_call(
+    shared_model: LCOEmbedding, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fail(self: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(FailingDecoder, "get_all_samples", fail)
+    with pytest.raises(error):
+        shared_model.encode(["x", FailingDecoder()], on_error="nan")
+
+
+def test_an_empty_text_is_an_input(
+    shared_model: LCOEmbedding, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared_model.save_pretrained(tmp_path, create_model_card=False)
+    texts = ["", "a red circle", "  \n", ""]
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger("lco_embedding").propagate = True
+        got = shared_model.encode([*texts, {"text": ""}])
+    np.testing.assert_allclose(got[:4], SentenceTransformer(str(tmp_path), device="cpu").encode(texts), atol=1e-5)
+    np.testing.assert_allclose(got[4], got[0], atol=1e-6)
+    warnings = [record.message for record in caplog.records if "empty" in record.message]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("4 input(s) are empty texts")
 
 
 def test_quantised_rows_can_not_be_nan(shared_model: LCOEmbedding) -> None:

@@ -96,6 +96,16 @@ def test_equals_a_loop_of_transformers_alone(name: str, case: str, checkpoints: 
     assert float(got @ expected) >= 0.99999
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_a_final_norm_that_is_left_out_is_seen(name: str, checkpoints: Callable[[str], Path]) -> None:
+    """Parity must be able to fail: norm weights of 1 would hide the norm from every cosine."""
+    value, content, kind, _ = CASES["text"]
+    expected = reference(checkpoints(name), name, content, f"\nSummarize the above{kind} in one word:")
+    model = LCOEmbedding(checkpoints(name), device="cpu")
+    model.omni.model.get_submodule(model.omni.backbone.decoder).norm = torch.nn.Identity()
+    assert float(model.encode(value) @ expected) < 0.99
+
+
 def test_audio_features_equal_those_padded_to_five_minutes(shared_model: LCOEmbedding) -> None:
     """The processor pads every clip to 300 s; the features at the clip's own length must not differ."""
     processor = shared_model.processor

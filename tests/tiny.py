@@ -10,11 +10,13 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessor,
     LlavaNextProcessor,
+    PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
     Qwen2_5OmniConfig,
     Qwen2_5OmniForConditionalGeneration,
+    Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
@@ -29,12 +31,34 @@ CORPUS = [
     "The spoken word is seven. You are a helpful assistant.",
 ] * 4
 
+
+def vary(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """Draw the norm weights and biases of a model, which a fresh one has at 1 and 0.
+
+    With weights of 1, the hidden states before and after the final norm have one direction, so that no cosine shows a
+    norm that is left out.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+            elif parameter.ndim == 1 and name.endswith(".weight"):
+                parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
+    return model
+
+
 SMALL_VIDEO = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
 
 
 def build_thinker(folder: Path) -> Path:
     """Write a generative checkpoint of the Qwen2.5-Omni thinker."""
-    return architecture.build(folder, CORPUS, seed=1, vocab_size=400)
+    processor = architecture.build_processor(CORPUS, vocab_size=400)
+    torch.manual_seed(1)
+    model = Qwen2_5OmniThinkerForConditionalGeneration(architecture.build_config(processor))
+    vary(model, 1).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
 def build_full_omni(folder: Path) -> Path:
@@ -82,7 +106,7 @@ def build_full_omni(folder: Path) -> Path:
         enable_audio_output=True,
     )
     torch.manual_seed(2)
-    Qwen2_5OmniForConditionalGeneration(config).save_pretrained(folder)
+    vary(Qwen2_5OmniForConditionalGeneration(config), 2).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
@@ -124,7 +148,7 @@ def build_qwen2_5_vl(folder: Path) -> Path:
         tie_word_embeddings=False,
     )
     torch.manual_seed(3)
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    vary(Qwen2_5_VLForConditionalGeneration(config), 3).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
@@ -178,6 +202,6 @@ def build_llava_next(folder: Path) -> Path:
         tie_word_embeddings=False,
     )
     torch.manual_seed(4)
-    LlavaNextForConditionalGeneration(config).save_pretrained(folder)
+    vary(LlavaNextForConditionalGeneration(config), 4).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

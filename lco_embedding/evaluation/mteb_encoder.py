@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 from sentence_transformers.util.quantization import quantize_embeddings
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import logging as transformers_logging
 
 from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.evaluation.model_meta import describe_checkpoint, describe_model
-from lco_embedding.modules.inputs import Block, Item, Message, Problem
+from lco_embedding.modules.inputs import Problem
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -41,8 +40,6 @@ BATCHES_AT_ONCE = 8
 
 LISTED = 20
 """Problems that an error lists."""
-
-logger = transformers_logging.get_logger(__name__)
 
 
 class MtebEncoder(AbsEncoder):  # type: ignore[misc]
@@ -101,7 +98,7 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc]
         """Embed the items of a task.
 
         Each item is a dict of its modalities, so that it gets the prompt that fits what it holds, whatever else is in
-        its batch. A text that is empty is embedded as such, as benchmarks hold some.
+        its batch.
 
         Args:
             inputs: mteb's loader of the items; its data set is read, media undecoded.
@@ -125,7 +122,6 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc]
         )
         prompt = get_prompt(self.model_prompts, task_metadata, prompt_type)
         parts: list[NDArray[np.float32]] = []
-        empty = 0
         progress = tqdm(total=len(rows), desc="Embedding", disable=not kwargs.pop("show_progress_bar", True))
         loader = DataLoader(
             rows, batch_size=BATCHES_AT_ONCE * batch_size, collate_fn=_as_they_are, num_workers=inputs.num_workers
@@ -133,8 +129,7 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc]
         start = 0
         with progress:
             for chunk in loader:
-                values = [input_of_row(row, index) for index, row in enumerate(chunk)]
-                empty += sum(isinstance(value, Item) for value in values)
+                values = [input_of_row(row) for row in chunk]
                 problems: list[Problem] = []
                 options = {"batch_size": batch_size, "show_progress_bar": False, "on_error": problems.append}
                 parts.append(embed(values, prompt=prompt, **options, **kwargs))
@@ -143,8 +138,6 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc]
                     raise ValueError(_listed(problems, where, chunk, start, prompt_type))
                 progress.update(len(chunk))
                 start += len(chunk)
-        if empty:
-            logger.warning(f"{task_metadata.name}: {empty} text(s) of the {hf_split} split are empty.")
         embeddings = np.concatenate(parts)
         return embeddings if precision == "float32" else quantize_embeddings(embeddings, precision)
 
@@ -157,20 +150,16 @@ def undecoded(rows: Dataset) -> Dataset:
     return rows
 
 
-def input_of_row(row: Mapping[str, Any], index: int) -> Any:
+def input_of_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of mteb as an input of `encode`.
 
     Args:
         row: It may have `text`, `image`, `audio` and `video`, each None where absent, and other columns.
-        index: Its position in the list that is to be encoded.
 
     Returns:
-        A dict of the modalities that it has, in `ORDER`; an item of an empty text for a row of that alone.
+        A dict of the modalities that it has, in `ORDER`.
     """
-    value = {kind: row[kind] for kind in ORDER if row.get(kind) is not None}
-    if list(value) == ["text"] and isinstance(value["text"], str) and not value["text"].strip():
-        return Item(index, (Message("user", (Block("text", ""),)),))
-    return value
+    return {kind: row[kind] for kind in ORDER if row.get(kind) is not None}
 
 
 def _as_they_are(rows: list[Any]) -> list[Any]:

@@ -60,6 +60,13 @@ def embed(model: Any, kinds: list[str]) -> Any:
     return np.stack([np.asarray(model.encode(probe, show_progress_bar=False)) for probe in probes(kinds).values()])
 
 
+def render(model: Any, kinds: list[str]) -> dict[str, str]:
+    """Render a chat of each kind, and one that mixes kinds, by the chat template and the settings of a model."""
+    kwargs = {k: v for k, v in model[0].processing_kwargs.get("chat_template", {}).items() if k != "restore_suffix"}
+    template = model[0].processor.apply_chat_template
+    return {name: template(chat, tokenize=False, **kwargs) for name, chat in chats(kinds).items()}
+
+
 def _refuse(*args: Any, **kwargs: Any) -> None:
     raise OSError("a checkpoint is verified without a network")
 
@@ -78,12 +85,7 @@ def main(folder: str, output: str, job: str) -> None:
     model = Model(folder, device=options["device"], model_kwargs={"dtype": options["dtype"]}, local_files_only=True)
     if options["loader"] == "stock" and any(name.startswith("lco_embedding") for name in sys.modules):
         raise RuntimeError("the checkpoint brought lco_embedding in")
-    template = {k: v for k, v in model[0].processing_kwargs.get("chat_template", {}).items() if k != "restore_suffix"}
-    rendered = {
-        name: model[0].processor.apply_chat_template(chat, tokenize=False, **template)
-        for name, chat in chats(kinds).items()
-    }
-    Path(output, "rendered.json").write_text(json.dumps(rendered), encoding="utf8")
+    Path(output, "rendered.json").write_text(json.dumps(render(model, kinds)), encoding="utf8")
     np.save(Path(output, "embeddings.npy"), embed(model, kinds), allow_pickle=False)
 
 

@@ -4,10 +4,10 @@
         print(finding)
 
 The checks: it loads in a fresh process, without network and remote code, in stock Sentence Transformers (adapters and
-the `omni` layout, which stock can't read, in `LCOEmbedding`); its embeddings of the probe set equal those of
-the model in memory; there are only safetensors, as large and of the dtype that is stated; no file holds a path of this
-machine or a secret; the chat template carries the LCO prompts; `config.json` names the generation class; the card has
-valid metadata with a license and a base model.
+the `omni` layout, which stock can't read, in `LCOEmbedding`); its embeddings of the probe set equal those of the model
+in memory, and its chat template renders the same; there are only safetensors, as large and of the dtype that is stated;
+no file holds a path of this machine or a secret; `config.json` names the generation class; the card has valid metadata
+with a license and a base model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from lco_embedding.hub.files import check_files
 from lco_embedding.model_cards import records
 from lco_embedding.model_cards.card import README, metadata_of
 from lco_embedding.model_cards.checkpoint import Checkpoint
-from lco_embedding.modules.prompts import PROMPT
 
 if TYPE_CHECKING:
     from lco_embedding.embedding import LCOEmbedding
@@ -44,6 +43,11 @@ difference, both being of length 1. What remains are other kernels and, of narro
 
 TIMEOUT = 3600.0
 """Seconds that a fresh process may take to load the checkpoint and embed the probes."""
+
+LICENSE_REMEDY = (
+    "`lco-embedding card --license apache-2.0`, or in Python `model.model_card_data.license = 'apache-2.0'`"
+)
+BASE_REMEDY = "`lco-embedding card --base-model ORG/NAME`, or in Python `model.model_card_data.base = 'ORG/NAME'`"
 
 WHOLE_CLASS = "Qwen2_5OmniForConditionalGeneration"
 
@@ -145,13 +149,13 @@ def check_card(folder: Path) -> Iterator[Finding]:
         return
     license_ = data.get("license")
     if not license_:
-        yield Finding("card", f"no license is stated in the {README}: `lco-embedding card --license apache-2.0`, say")
+        yield Finding("card", f"no license is stated in the {README}: {LICENSE_REMEDY}")
     elif license_ == "other" and not data.get("license_name"):
         yield Finding("card", "the license is 'other', which needs license_name and license_link")
     base = data.get("base_model")
     names = [base] if isinstance(base, str) else base or []
     if not names and not records.is_from_nothing(_record(folder)):
-        yield Finding("card", f"no base model is stated in the {README}: `lco-embedding card --base-model ORG/NAME`")
+        yield Finding("card", f"no base model is stated in the {README}: {BASE_REMEDY}")
     for name in names:
         if not isinstance(name, str) or not records.HUB_ID.fullmatch(name):
             yield Finding("card", f"the base model {name!r} is not the id of a repository")
@@ -190,7 +194,7 @@ def _check_embeddings(
     kinds: list[str] = list(model.omni.backbone.kinds)
     dtype = str(model.dtype).removeprefix("torch.")
     # Before the fresh process: what it needs of the Hub, the base of an adapter, is then in the cache.
-    expected = probes.embed(model, kinds)
+    expected, chats = probes.embed(model, kinds), probes.render(model, kinds)
     loader = "stock" if _is_for_stock(folder, model) else "lco_embedding"
     name = "SentenceTransformer" if loader == "stock" else "LCOEmbedding"
     job = {"loader": loader, "kinds": kinds, "device": device or str(model.device), "dtype": dtype}
@@ -200,9 +204,12 @@ def _check_embeddings(
         yield Finding("loading", f"{name} in a fresh process, without network and remote code: {error}")
         return
     for kind, text in rendered.items():
-        prompt = PROMPT.format("" if kind == "mixture" else f" {kind}")
-        if prompt not in text:
-            yield Finding("prompts", f"the chat template does not write {prompt.strip()!r} after {kind} content")
+        if text != chats[kind]:
+            yield Finding(
+                "prompts",
+                f"the chat template does not write {chats[kind]!r} for {kind} content, as that of the model in memory, "
+                f"but {text!r}",
+            )
     if got.shape != expected.shape:
         yield Finding("embeddings", f"{name} gives vectors of {got.shape[1]} dimensions, not of {expected.shape[1]}")
         return

@@ -11,7 +11,6 @@ from sentence_transformers.sentence_transformer.model_card import SentenceTransf
 
 from lco_embedding.model_cards import records
 from lco_embedding.model_cards.checkpoint import Checkpoint
-from lco_embedding.modules.prompts import PROMPT
 
 YAML = (
     *("language", "license", "license_name", "license_link", "library_name", "pipeline_tag", "tags", "datasets"),
@@ -84,10 +83,7 @@ class LCOModelCardData(SentenceTransformerModelCardData):  # type: ignore[misc]
             "runs": line,
             "versions": line[0].get("versions") if line else None,
             "from_nothing": records.is_from_nothing(checkpoint.record),
-            "prompts": {
-                **{kind: PROMPT.format(f" {kind}").strip() for kind in checkpoint.kinds},
-                "mixture": PROMPT.format("").strip(),
-            },
+            "prompts": checkpoint.prompts,
             "text_limit": checkpoint.processing.get("text", {}).get("max_length"),
             "shown_id": self.model_id or checkpoint.name,
         }

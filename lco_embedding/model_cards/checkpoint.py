@@ -13,6 +13,7 @@ from typing import Any, Literal
 from lco_embedding.model_cards.figures import Evaluation, read_evaluations
 from lco_embedding.model_cards.records import Record, previous
 from lco_embedding.modules.backbones import BACKBONES, Backbone
+from lco_embedding.modules.prompts import read_prompts
 
 Layout = Literal["generation", "omni", "adapter"]
 """How weights are named: as the part that embeds with its language head, as the larger model that this comes in, or an
@@ -81,6 +82,7 @@ class Checkpoint:
         dtype: Of most of them.
         bytes: Of the weights.
         processing: Its settings of the processing.
+        prompts: What its chat template writes after content, by that content; see `read_prompts`.
         record: Of its training.
         adapter: Configuration of the adapter.
         evaluations: What was measured.
@@ -97,6 +99,7 @@ class Checkpoint:
     dtype: str | None = None
     bytes: int | None = None
     processing: dict[str, Any] = field(default_factory=dict)
+    prompts: dict[str, str] = field(default_factory=dict)
     record: Record | None = None
     adapter: dict[str, Any] | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -124,7 +127,7 @@ class Checkpoint:
             layout = "adapter"
         elif backbone is not None and model_type == backbone.whole:
             layout = "omni"
-        settings = _json(folder / "sentence_bert_config.json")
+        processing = _json(folder / "sentence_bert_config.json").get("processing_kwargs", {})
         return cls(
             name=folder.resolve().name,
             layout=layout,
@@ -135,7 +138,8 @@ class Checkpoint:
             parameters=sum(dtypes.values()) or None,
             dtype=DTYPES.get(most, most) or None,
             bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None,
-            processing=settings.get("processing_kwargs", {}),
+            processing=processing,
+            prompts=_prompts(folder, backbone, processing.get("chat_template", {})),
             record=previous(folder),
             adapter=adapter,
             evaluations=read_evaluations(folder),
@@ -146,6 +150,22 @@ class Checkpoint:
     def kinds(self) -> tuple[str, ...]:
         """What it takes; text, if its architecture is not known."""
         return self.backbone.kinds if self.backbone is not None else ("text",)
+
+
+def _prompts(folder: Path, backbone: Backbone | None, chosen: dict[str, Any]) -> dict[str, str]:
+    """Return what the chat template in use writes after content; nothing if the folder has none."""
+    if backbone is None:
+        return {}
+    kwargs = {key: value for key, value in chosen.items() if key not in ("chat_template", "restore_suffix")}
+    template = chosen.get("chat_template", "default")
+    path = folder / "additional_chat_templates" / f"{template}.jinja"
+    if template == "default":
+        path = folder / "chat_template.jinja"
+    if path.is_file():
+        template = path.read_text(encoding="utf8")
+    elif "{" not in template:  # the name of a template that is not there
+        return {}
+    return read_prompts(template, backbone.kinds, kwargs)
 
 
 def _json(path: Path) -> Any:

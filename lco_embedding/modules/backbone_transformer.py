@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,55 @@ HUB = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
 logger = transformers_logging.get_logger(__name__)
 
 
+LAST_HIDDEN_STATE = ("last_hidden_state", ["last_hidden_state"], ["hidden_states", -1])
+"""How `sentence_bert_config.json` names the last hidden state; transformers puts it, after the final norm, last among
+the hidden states of all layers."""
+
+
+def _check_output(source: str, modality_config: Mapping[Any, Any] | None) -> None:
+    """Check that a checkpoint embeds chats, by the last hidden state.
+
+    Raises:
+        ValueError: It embeds plain text, by another method or another output of the model.
+    """
+    if modality_config is None:
+        return
+    chat = modality_config.get("message")
+    if chat is None:
+        raise ValueError(
+            f"the sentence_bert_config.json of {source} has no 'message' in its modality_config, so Sentence "
+            "Transformers gives texts to the model without a chat template; load it with "
+            "sentence_transformers.SentenceTransformer"
+        )
+    output = chat["method_output_name"]
+    if chat["method"] != "forward" or (list(output) if isinstance(output, tuple) else output) not in LAST_HIDDEN_STATE:
+        raise ValueError(
+            f"{source} embeds by the output {output!r} of {chat['method']!r}; supported is the last hidden state of "
+            "'forward'. Load it with sentence_transformers.SentenceTransformer"
+        )
+
+
+def _check_config(source: str, config: PretrainedConfig) -> None:
+    """Check that a checkpoint is of a class of transformers, with causal attention.
+
+    Raises:
+        ValueError: It brings its own code, or its attention is bidirectional.
+    """
+    text = config.get_text_config()
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(
+            f"{source} brings its own model code ({type(config).__name__}), which is not supported; load it with "
+            "sentence_transformers.SentenceTransformer(..., trust_remote_code=True)"
+        )
+    if any(getattr(part, "is_causal", True) is False for part in (config, text)) or getattr(
+        text, "use_bidirectional_attention", None
+    ):
+        raise ValueError(
+            f"the attention of {source} is bidirectional; supported is causal attention, in which the last token "
+            "sees all others. Load it with sentence_transformers.SentenceTransformer"
+        )
+
+
 class BackboneTransformer(Transformer):  # type: ignore[misc]
     """A `Transformer` that loads raw backbones, adapters and decoders alone, and saves in the generation layout.
 
@@ -46,7 +96,13 @@ class BackboneTransformer(Transformer):  # type: ignore[misc]
         ValueError: The architecture is not supported.
     """
 
-    def __init__(self, model_name_or_path: str, **kwargs: Any) -> None:
+    def __init__(
+        self, model_name_or_path: str, *, modality_config: Mapping[Any, Any] | None = None, **kwargs: Any
+    ) -> None:
+        _check_output(model_name_or_path, modality_config)
+        # Whatever class and output a checkpoint names, the last hidden state of the part that embeds is the same.
+        for name in ("transformer_task", "module_output_name"):
+            kwargs.pop(name, None)
         # Set past nn.Module, which is not initialised before `super` loads the model.
         self.__dict__["unloaded_parameters"] = 0
         self.__dict__["_source"] = (model_name_or_path, kwargs.get("model_kwargs") or {})
@@ -97,7 +153,9 @@ class BackboneTransformer(Transformer):  # type: ignore[misc]
         adapter = find_adapter(model_name_or_path, hub)
         if adapter is None:
             config, is_peft_model = super()._load_config(model_name_or_path, backend, config_kwargs)
-            return embedding_config(config), is_peft_model
+            config = embedding_config(config)
+            _check_config(model_name_or_path, config)
+            return config, is_peft_model
         # The model is its base, at one revision, and the adapter is put on it when it is loaded.
         elsewhere = {"revision": adapter.revision, "subfolder": ""}
         base = adapter.base_model_name_or_path

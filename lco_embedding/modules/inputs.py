@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -120,6 +121,30 @@ class Item:
         """The blocks that are not text, in order."""
         return [block for block in self.blocks if block.kind != "text"]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no media and only blank text."""
+        return all(block.kind == "text" and not block.value.strip() for block in self.blocks)
+
+
+@contextmanager
+def one_item() -> Iterator[None]:
+    """Turn any exception of reading one item into a [`MediaError`], so that the item costs itself alone.
+
+    Media are untrusted, and the libraries that read them raise almost anything on a broken file. Exhausted memory is
+    no fault of the item and stays what it is.
+
+    Raises:
+        MediaError: Reading failed; the message holds the reason that the library gives.
+    """
+    try:
+        yield
+    except (MediaError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip() or "no reason given"
+        raise MediaError(f"it can't be read ({type(error).__name__}: {reason})") from error
+
 
 def sort_inputs(
     inputs: Sequence[Any], kinds: Sequence[str], check: Callable[[Block], None]
@@ -139,15 +164,17 @@ def sort_inputs(
         if isinstance(value, Item):
             items.append(value)
             continue
-        source = describe(value)
+        source = type(value).__name__
         try:
-            messages = []
-            for message in sort_input(value):
-                blocks = []
-                for block in message.blocks:
-                    source = block.source
-                    blocks.append(_checked(block, kinds, check))
-                messages.append(Message(message.role, tuple(blocks)))
+            with one_item():
+                source = describe(value)
+                messages = []
+                for message in sort_input(value):
+                    blocks = []
+                    for block in message.blocks:
+                        source = block.source
+                        blocks.append(_checked(block, kinds, check))
+                    messages.append(Message(message.role, tuple(blocks)))
         except MediaError as error:
             problems.append(Problem(index, source, str(error)))
         else:
@@ -185,9 +212,9 @@ def sort_input(value: Any) -> list[Message]:
         return _chat(value)
     if isinstance(value, Mapping) and value.keys() <= set(KINDS) and value:
         blocks = [block for kind, entry in value.items() for block in _blocks_of(kind, entry)]
-        if not blocks:
-            raise MediaError("it is empty: there is nothing to embed")
-        return [Message("user", tuple(blocks))]
+        # An empty string beside other content is an absent text, as in the published training data.
+        present = [block for block in blocks if block.kind != "text" or block.value.strip()]
+        return [Message("user", tuple(present or blocks[:1]))]
     return [Message("user", (_bare_block(value),))]
 
 
@@ -199,8 +226,6 @@ def _chat(entries: Sequence[Mapping[str, Any]]) -> list[Message]:
     messages = [_message(entry) for entry in entries]
     if not any(message.role == "user" for message in messages):
         raise MediaError("a chat needs a message of the role 'user': the prompt goes there")
-    if not any(message.blocks for message in messages):
-        raise MediaError("the text is empty: there is nothing to embed")
     return messages
 
 
@@ -242,8 +267,7 @@ def _blocks_of(kind: Any, entry: Any) -> list[Block]:
     for value in entries:
         if not isinstance(value, str):
             raise MediaError(f"the text must be a string, got {describe(value)}")
-    # An empty string beside other content is an absent text, as in the published training data.
-    return [_text_block(value) for value in entries if value.strip()]
+    return [_text_block(value) for value in entries]
 
 
 def _is_frames(value: Any) -> bool:
@@ -257,8 +281,6 @@ def _is_frames(value: Any) -> bool:
 
 
 def _text_block(text: str) -> Block:
-    if not text.strip():
-        raise MediaError("the text is empty: there is nothing to embed")
     try:
         text.encode()
     except UnicodeEncodeError as error:

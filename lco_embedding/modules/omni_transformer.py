@@ -16,7 +16,16 @@ from lco_embedding.modules import prompts, settings
 from lco_embedding.modules.backbone_transformer import BackboneTransformer
 from lco_embedding.modules.batching import Row, join_features, pad
 from lco_embedding.modules.features import MediaReader, splice
-from lco_embedding.modules.inputs import Block, InputError, Item, Message, Problem, sort_inputs, without_absent
+from lco_embedding.modules.inputs import (
+    Block,
+    InputError,
+    Item,
+    Message,
+    Problem,
+    one_item,
+    sort_inputs,
+    without_absent,
+)
 from lco_embedding.modules.last_position import allow_last_position, only_at
 from lco_embedding.modules.like_lengths import forward_by_length
 from lco_embedding.modules.media import MediaError
@@ -160,26 +169,33 @@ class OmniTransformer(BackboneTransformer):
         """
         reader = self.reader(processing_kwargs)
         template_kwargs = self._template_kwargs(reader.settings, task)
-        limit = max_length or reader.settings.get("text", {}).get("max_length")
+        limit = max_length or self._length_of(task) or reader.settings.get("text", {}).get("max_length")
         max_text_tokens = self.max_text_tokens
         rows: list[Row] = []
+        texts: list[str] = []
         problems: list[Problem] = []
         for item in items:
             row = self.read(item, reader)
-            if isinstance(row, Row):
-                try:
+            if isinstance(row, Problem):
+                problems.append(row)
+                continue
+            try:
+                with one_item():
                     shown = self._with_system(item, prompt)
                     row.item = self._fit(shown, sum(map(len, row.media_ids)), max_text_tokens, limit, template_kwargs)
                     row.was_cut = row.item is not shown
+                    texts.append(prompts.render(self.processor, row.item, template_kwargs))
                     rows.append(row)
-                except MediaError as error:
-                    problems.append(Problem(item.index, item.blocks[0].source, str(error)))
-            else:
-                problems.append(row)
-        texts = [prompts.render(self.processor, row.item, template_kwargs) for row in rows]
+            except MediaError as error:
+                problems.append(Problem(item.index, item.blocks[0].source, str(error)))
         for row, ids in zip(rows, prompts.encode(self.tokenizer, texts), strict=True):
             row.input_ids = splice(ids, row.media_ids, self.placeholders) if row.media_ids else ids
         return rows, problems
+
+    def _length_of(self, task: str | None) -> int | None:
+        """Return the limit of text tokens that the checkpoint states for queries or documents, if any."""
+        limits: dict[str | None, int | None] = {"query": self.query_length, "document": self.document_length}
+        return limits.get(task)
 
     @staticmethod
     def read(item: Item, reader: MediaReader) -> Row | Problem:
@@ -191,12 +207,13 @@ class OmniTransformer(BackboneTransformer):
         row = Row(item, hears_video=False)
         source = item.blocks[0].source
         try:
-            row.hears_video = reader.hears_video(item)
-            for block in item.media:
-                source = block.source
-                features = reader.features(block, row.hears_video and block.kind == "video")
-                row.media_ids.append(features.pop("input_ids"))
-                row.features.append(features)
+            with one_item():
+                row.hears_video = reader.hears_video(item)
+                for block in item.media:
+                    source = block.source
+                    features = reader.features(block, row.hears_video and block.kind == "video")
+                    row.media_ids.append(features.pop("input_ids"))
+                    row.features.append(features)
         except MediaError as error:
             return Problem(item.index, source, str(error))
         return row

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
-from transformers.utils.chat_template_utils import mark_control_tokens
+from transformers.utils.chat_template_utils import mark_control_tokens, render_jinja_template
 
 from lco_embedding.modules.inputs import Block, Item, Message
 
@@ -60,6 +62,42 @@ def has_prompts(processor: ProcessorMixin, chat_template_kwargs: dict[str, Any])
     """Tell whether the chat template in use appends the LCO prompts by itself."""
     item = Item(0, (Message("user", (Block("text", "."),)),))
     return PROMPT.format(" text") in render(processor, item, chat_template_kwargs)
+
+
+CONTENT = "CONTENT"
+"""Stands for a text where a chat template is asked what it writes around one."""
+
+
+def read_prompts(template: str, kinds: Sequence[str], chat_template_kwargs: dict[str, Any]) -> dict[str, str]:
+    """Return what a chat template writes after the content of a user's message, by that content.
+
+    Args:
+        template: The chat template, whose text decides: prompts differ from checkpoint to checkpoint.
+        kinds: What the model takes, of "text", "image", "audio" and "video".
+        chat_template_kwargs: Arguments of the template, such as `add_generation_prompt`.
+
+    Returns:
+        The prompt, the end of the turn and the beginning of the answer: for each kind, and for mixtures of a medium
+        with a text ("image, text"). Content that the template refuses is left out.
+    """
+
+    def rendered(*content: str) -> str:
+        blocks = [{"type": kind, **({"text": CONTENT} if kind == "text" else {})} for kind in content]
+        chat = [{"role": "user", "content": blocks}]
+        text, _ = render_jinja_template([chat], chat_template=template, **chat_template_kwargs)
+        return str(text[0])
+
+    found = {}
+    for content in [(kind,) for kind in kinds] + [(kind, "text") for kind in kinds if kind != "text"]:
+        with suppress(TemplateError):
+            text = rendered(*content)
+            if content[-1] == "text":
+                end = text.rindex(CONTENT) + len(CONTENT)
+            else:
+                # A second medium of the kind lengthens the chat by what stands for one, which begins as a text does.
+                end = rendered("text").index(CONTENT) + len(rendered(*content, *content)) - len(text)
+            found[", ".join(content)] = text[end:]
+    return found
 
 
 def render(processor: ProcessorMixin, item: Item, chat_template_kwargs: dict[str, Any]) -> str:

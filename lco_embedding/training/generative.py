@@ -128,6 +128,8 @@ class ChatCollator:
             return Problem(
                 row.item.index, "chat", "its last message is not the assistant's: there is no answer to learn"
             )
+        if any(not "".join(block.value for block in row.item.messages[number].blocks).strip() for number in answers):
+            return Problem(row.item.index, "chat", "an answer is empty: there is nothing to learn")
         # Each stretch is tokenized for itself, as it is when the model is asked and then answers.
         stretches: list[str] = []
         written = ""

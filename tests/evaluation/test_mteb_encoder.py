@@ -245,10 +245,10 @@ def test_the_sampling_rate_is_handed_over(
 
 
 def test_an_empty_text_is_embedded_as_one(encoder: MtebEncoder, shared_model: LCOEmbedding) -> None:
-    got = embed(encoder, Dataset.from_dict({"text": ["", "a red circle", "  \n"]}))
-    assert np.isfinite(got).all()
-    np.testing.assert_allclose(got[0], got[2], atol=1e-6)
-    np.testing.assert_allclose(got[1], shared_model.encode("a red circle"), atol=1e-6)
+    texts = ["", "a red circle", "  \n"]
+    np.testing.assert_allclose(
+        embed(encoder, Dataset.from_dict({"text": texts})), shared_model.encode(texts), atol=1e-6
+    )
 
 
 def test_items_keep_their_order_over_many_batches(encoder: MtebEncoder, shared_model: LCOEmbedding) -> None:

@@ -47,7 +47,7 @@ def test_embeddings_and_prompts_are_compared_with_the_model_in_memory(copy: Path
     assert {finding.check for finding in found} == {"prompts", "embeddings"}
     for probe in ("text", "image", "audio", "video", "mixture"):
         assert sum(f"of the {probe} probe" in str(finding) for finding in found) == 1
-        assert sum(f"after {probe} content" in str(finding) for finding in found) == 1
+        assert sum(f"for {probe} content" in str(finding) for finding in found) == 1
 
 
 def test_what_stock_cannot_load_is_told(copy: Path, plain_model: LCOEmbedding) -> None:

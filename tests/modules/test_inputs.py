@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from lco_embedding.modules import inputs
-from lco_embedding.modules.inputs import InputError, Problem, sort_input
+from lco_embedding.modules.inputs import InputError, Item, Problem, sort_input
 from lco_embedding.modules.media import MediaError
 from tests.conftest import SAMPLES, noise, tone
 
@@ -103,18 +103,39 @@ def test_kinds(value: Any, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "texts"),
+    [
+        ("", [""]),
+        (" \n\t", [" \n\t"]),
+        ({"text": ""}, [""]),
+        ({"text": ["", ""]}, [""]),
+        ({"text": ["", "words"]}, ["words"]),
+        ({"role": "user", "content": ""}, [""]),
+        ([{"role": "user", "content": [{"type": "text", "text": " "}]}], [" "]),
+    ],
+)
+def test_an_empty_text_is_a_text(value: Any, texts: list[str]) -> None:
+    (message,) = sort_input(value)
+    assert [block.value for block in message.blocks] == texts
+    assert Item(0, (message,)).is_empty == (not "".join(texts).strip())
+
+
+def test_an_empty_text_beside_a_medium_is_absent() -> None:
+    (message,) = sort_input({"text": "", "image": PNG})
+    assert [block.kind for block in message.blocks] == ["image"]
+    assert not Item(0, (message,)).is_empty
+
+
+@pytest.mark.parametrize(
     ("value", "reason"),
     [
         (None, "is None"),
         (float("nan"), "can't be embedded"),
         (3, "can't be embedded"),
         (object(), "can't be embedded"),
-        ("", "text is empty"),
-        (" \n\t", "text is empty"),
         ([], "empty list"),
         ((), "empty list"),
         ({}, "empty dict"),
-        ({"text": ""}, "empty"),
         ({"image": None}, "image is None"),
         ({"image": []}, "list of image is empty"),
         ({"text": 3}, "must be a string"),
@@ -137,8 +158,6 @@ def test_kinds(value: Any, expected: list[str]) -> None:
         ({"role": "user", "content": []}, "must be text or a list of blocks"),
         ({"role": "user", "content": [{"type": "table"}]}, "type 'table'"),
         ({"role": "user", "content": [{"type": "image"}]}, "has no 'image'"),
-        ({"role": "user", "content": ""}, "text is empty"),
-        ({"role": "user", "content": [{"type": "text", "text": " "}]}, "text is empty"),
         ({"role": "assistant", "content": "x"}, "role 'user'"),
         ("bad \ud800", "not valid Unicode"),
         ({"text": "\ud800"}, "not valid Unicode"),

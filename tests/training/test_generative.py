@@ -89,6 +89,7 @@ def test_long_answers_are_cut_without_an_end(collator: ChatCollator) -> None:
     ("row", "reason"),
     [
         (chat("Is there an answer?"), "not the assistant's"),
+        (chat("What is it?", " "), "an answer is empty"),
         (chat([{"type": "image", "path": "nowhere.png"}], "a"), "no such file"),
         (chat("a " * 5000, "b"), "leave no answer"),
     ],
