@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from lco_embedding._version import __version__
 
 if TYPE_CHECKING:
-    from lco_embedding.embedding import LCOEmbedding
+    from lco_embedding.model import LCOEmbedding
     from lco_embedding.modules import InputError, LastTokenPooling, OmniTransformer
 
 _HOMES = {
-    "LCOEmbedding": "lco_embedding.embedding",
+    "LCOEmbedding": "lco_embedding.model",
     "InputError": "lco_embedding.modules",
     "LastTokenPooling": "lco_embedding.modules",
     "OmniTransformer": "lco_embedding.modules",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 
-from lco_embedding.embedding import LCOEmbedding
+from lco_embedding.model import LCOEmbedding
 from lco_embedding.modules.inputs import InputError
 from lco_embedding.modules.settings import ProcessingKwargs
 
@@ -54,7 +54,8 @@ def layer_embeddings(
     """
     if not len(inputs):
         raise ValueError("there are no inputs; expected at least one")
-    items, problems = model.omni.sort(inputs, processing_kwargs)
+    reader = model.omni.reader(processing_kwargs)
+    items, problems = model.omni.parse(inputs, reader)
     if problems:
         raise InputError(problems)
     decoder = model.omni.model.get_submodule(model.omni.backbone.decoder)
@@ -72,11 +73,10 @@ def layer_embeddings(
     hooks.append(decoder.norm.register_forward_hook(partial(_keep_output, kept, last, len(decoder.layers))))
     model.eval()
     try:
-        reader = model.omni.reader(processing_kwargs)
         # Batches of like length waste the least on padding.
         items.sort(key=lambda item: -reader.estimate_tokens(item))
         for start in range(0, len(items), batch_size):
-            rows, problems = model.omni.rows(items[start : start + batch_size], prompt, processing_kwargs)
+            rows, problems = model.omni.rows(items[start : start + batch_size], reader, prompt)
             if problems:
                 raise InputError(problems)
             features = batch_to_device(model.omni.collate(rows), model.device)

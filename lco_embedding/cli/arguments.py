@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from lco_embedding.embedding import LCOEmbedding
+    from lco_embedding.model import LCOEmbedding
 
 Arguments = TypeVar("Arguments")
 
@@ -45,7 +45,7 @@ class ModelArguments:
 
     def load(self) -> LCOEmbedding:
         """Load the model."""
-        from lco_embedding.embedding import LCOEmbedding
+        from lco_embedding.model import LCOEmbedding
 
         kwargs: dict[str, Any] = {"device": self.device, "revision": self.revision}
         if self.dtype:

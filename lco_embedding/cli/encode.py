@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lco_embedding.embedding import LCOEmbedding
+    from lco_embedding.model import LCOEmbedding
 
 TEXT_EXTENSIONS = (".txt", ".md")
 ROW_EXTENSIONS = (".jsonl",)
@@ -166,7 +166,7 @@ def _embed(model: LCOEmbedding, rows: list[Row], options: dict[str, Any]) -> NDA
     """Embed rows, note their modalities and errors, and return embeddings of shape (rows, dimension)."""
     import numpy as np
 
-    items, problems = model.omni.sort([None if row.error else row.value for row in rows])
+    items, problems = model.omni.parse([None if row.error else row.value for row in rows])
     embeddings = np.full((len(rows), model.truncate_dim or model.get_embedding_dimension()), np.nan, dtype=np.float32)
     if items:
         embeddings[[item.index for item in items]] = model.encode(items, on_error=problems.append, **options)

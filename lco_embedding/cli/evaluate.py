@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from lco_embedding.cli.arguments import ModelArguments, option, parse
 
 if TYPE_CHECKING:
-    from lco_embedding.embedding import LCOEmbedding
     from lco_embedding.evaluation.benchmarks import TaskScore
     from lco_embedding.evaluation.mteb_encoder import MtebEncoder
     from lco_embedding.evaluation.pairs import PairRetrieval
     from lco_embedding.evaluation.tasks import TaskGroup
+    from lco_embedding.model import LCOEmbedding
 
 ROWS = 64
 """Items in a batch of a task, at most, unless told: without it mteb says 32."""

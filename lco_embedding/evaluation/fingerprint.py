@@ -7,7 +7,7 @@ import json
 
 import torch
 
-from lco_embedding.embedding import LCOEmbedding
+from lco_embedding.model import LCOEmbedding
 
 
 def fingerprint(model: LCOEmbedding) -> str:

@@ -25,8 +25,8 @@ from sentence_transformers.util.quantization import quantize_embeddings
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.evaluation.model_meta import describe_checkpoint, describe_model
+from lco_embedding.model import LCOEmbedding
 from lco_embedding.modules.inputs import Problem
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.evaluation.retrieval import Retrieval, evaluate_retrieval
 from lco_embedding.json_lines import JsonLines, RowError
+from lco_embedding.model import LCOEmbedding
 from lco_embedding.modules.inputs import Problem
 from lco_embedding.sides import input_of, parse_side
 
@@ -153,7 +153,7 @@ def _embed(
     Returns:
         The embeddings, of shape (inputs, dimension), the kinds of the inputs, and the problems of those that have none.
     """
-    items, problems = model.omni.sort(inputs)
+    items, problems = model.omni.parse(inputs)
     embeddings = np.full((len(inputs), model.truncate_dim or model.get_embedding_dimension()), np.nan, np.float32)
     if items:
         embeddings[[item.index for item in items]] = model.encode(items, on_error=problems.append, **options)

@@ -101,7 +101,7 @@ def _write_adapter(folder: Path, output: Path, checkpoint: Checkpoint, base_mode
 
 def _merge(folder: Path, output: Path, layout: Layout) -> None:
     """Merge an adapter into its base; `omni` goes by way of the other layout."""
-    from lco_embedding.embedding import LCOEmbedding
+    from lco_embedding.model import LCOEmbedding
 
     model = LCOEmbedding(folder, device="cpu")
     merge_lora(model.omni.model)

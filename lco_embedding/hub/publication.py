@@ -31,7 +31,7 @@ from lco_embedding.model_cards import LCOModelCardData, card_text
 from lco_embedding.model_cards.card import README
 
 if TYPE_CHECKING:
-    from lco_embedding.embedding import LCOEmbedding
+    from lco_embedding.model import LCOEmbedding
 
 MAIN = "main"
 

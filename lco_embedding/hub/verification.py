@@ -35,7 +35,7 @@ from lco_embedding.model_cards.card import README, metadata_of
 from lco_embedding.model_cards.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from lco_embedding.embedding import LCOEmbedding
+    from lco_embedding.model import LCOEmbedding
 
 TOLERANCES = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 3e-2, "float16": 3e-2}
 """By the dtype of the weights, how far an embedding may be from that of the model in memory: the length of their
@@ -183,7 +183,7 @@ def _check_embeddings(
     folder: Path, model: LCOEmbedding | None, device: str | None, timeout: float
 ) -> Iterator[Finding]:
     """Check that a fresh process gets the embeddings of the model in memory, and the prompts."""
-    from lco_embedding.embedding import LCOEmbedding
+    from lco_embedding.model import LCOEmbedding
 
     if model is None:
         try:

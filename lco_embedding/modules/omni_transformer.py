@@ -112,15 +112,17 @@ class OmniTransformer(BackboneTransformer):
         merged = settings.override(self.processing_kwargs, processing_kwargs, self.backbone)
         return MediaReader(self.processor, self.backbone, merged)
 
-    def sort(
-        self, inputs: Sequence[Any], processing_kwargs: ProcessingKwargs | None = None
-    ) -> tuple[list[Item], list[Problem]]:
-        """Sort inputs into items, checking types, paths and headers but decoding nothing.
+    def parse(self, inputs: Sequence[Any], reader: MediaReader | None = None) -> tuple[list[Item], list[Problem]]:
+        """Parse inputs into items, checking types, paths and headers but decoding nothing.
+
+        Args:
+            inputs: Anything that `sort_input` of `lco_embedding.modules.inputs` takes, or items.
+            reader: The reader of the call; that of the checkpoint's settings unless given.
 
         Returns:
             The good items with their indices, and the problems of the others.
         """
-        return sort_inputs(inputs, self.backbone.kinds, self.reader(processing_kwargs).check)
+        return sort_inputs(inputs, self.backbone.kinds, (reader or self.reader()).check)
 
     def preprocess(
         self,
@@ -147,9 +149,10 @@ class OmniTransformer(BackboneTransformer):
         """
         if not len(inputs):
             return {}
-        items, problems = self.sort([without_absent(value) for value in inputs], processing_kwargs)
+        reader = self.reader(processing_kwargs)
+        items, problems = self.parse([without_absent(value) for value in inputs], reader)
         if not problems:
-            rows, problems = self.rows(items, prompt, processing_kwargs, **kwargs)
+            rows, problems = self.rows(items, reader, prompt, **kwargs)
         if problems:
             raise InputError(problems, scope="list" if isinstance(inputs[0], Item) else "batch")
         return self.collate(rows)
@@ -157,17 +160,23 @@ class OmniTransformer(BackboneTransformer):
     def rows(
         self,
         items: Sequence[Item],
+        reader: MediaReader,
         prompt: str | None = None,
-        processing_kwargs: ProcessingKwargs | None = None,
         max_length: int | None = None,
         task: str | None = None,
     ) -> tuple[list[Row], list[Problem]]:
         """Decode and tokenize items, each for itself.
 
+        Args:
+            items: The items.
+            reader: The reader of the call.
+            prompt: A system message to put before each chat.
+            max_length: Tokens to which the text of an item is cut.
+            task: For templates that use it.
+
         Returns:
             The rows of the items that could be decoded, and the problems of the others.
         """
-        reader = self.reader(processing_kwargs)
         template_kwargs = self._template_kwargs(reader.settings, task)
         limit = max_length or self._length_of(task) or reader.settings.get("text", {}).get("max_length")
         max_text_tokens = self.max_text_tokens
@@ -266,11 +275,9 @@ class OmniTransformer(BackboneTransformer):
         budget = min(most - fixed, context - fixed - media_tokens, limit or most)
         return prompts.cut_text(self.tokenizer, item, max(budget, 1))
 
-    def prefix(
-        self, prompt: str | None = None, processing_kwargs: ProcessingKwargs | None = None, task: str | None = None
-    ) -> list[int]:
+    def prefix(self, reader: MediaReader, prompt: str | None = None, task: str | None = None) -> list[int]:
         """Return the tokens with which every chat of a call begins, whatever is in it; the `prompt` is among them."""
-        template_kwargs = self._template_kwargs(self.reader(processing_kwargs).settings, task)
+        template_kwargs = self._template_kwargs(reader.settings, task)
         probes = [Item(0, (Message("user", (Block("text", text),)),)) for text in ("a", "z")]
         texts = [prompts.render(self.processor, self._with_system(probe, prompt), template_kwargs) for probe in probes]
         first, other = prompts.encode(self.tokenizer, texts)
@@ -305,7 +312,7 @@ class OmniTransformer(BackboneTransformer):
         """Make a batch that is cheaper to run than that of `collate`, and gives the same embeddings.
 
         Padding is on the right, where causal attention keeps it from being seen, so that no mask is needed; and what
-        stands before `start` is left out, for a prefix that is cached (`features["prefix"]`).
+        stands before `start` is left out, for a prefix whose keys and values are cached (`features["prefix_cache"]`).
 
         Args:
             rows: The rows.
@@ -319,7 +326,7 @@ class OmniTransformer(BackboneTransformer):
         if self.backbone.rotary_axes > 1:
             batch["row_position_ids"] = pad([self._positions(row)[:, start:] for row in rows], 1, "right")
         last = None if all_tokens else batch["attention_mask"].sum(dim=1) - 1
-        return {**batch, "prefix": None, "last_position": last}
+        return {**batch, "last_position": last}
 
     def _pad(self, rows: Sequence[Row], side: Literal["left", "right"], start: int = 0) -> dict[str, Any]:
         pad_id = self.tokenizer.pad_token_id
@@ -369,8 +376,9 @@ class OmniTransformer(BackboneTransformer):
         positions = known.pop("row_position_ids", None)
         if positions is not None:
             kwargs["position_ids"] = positions.transpose(0, 1)
-        if "prefix" in known:
-            kwargs |= {"past_key_values": known.pop("prefix"), "attention_mask": None, "use_cache": False}
+        if "last_position" in known:
+            cache = known.pop("prefix_cache", None)
+            kwargs |= {"past_key_values": cache, "attention_mask": None, "use_cache": False}
             with only_at(known.pop("last_position")):
                 features.update(super().forward(known, **kwargs))
             return features

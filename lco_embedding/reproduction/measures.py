@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from lco_embedding.analysis.anisotropy import anisotropy, by_layer, effective_rank, mean_cosines, modality_gap
 from lco_embedding.analysis.kernel_alignment import kernel_alignment, mutual_knn, shared_neighbours
 from lco_embedding.analysis.layers import layer_embeddings
-from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.evaluation.retrieval import rank_relevant
 from lco_embedding.miniature.benchmark import make_pool
 from lco_embedding.miniature.world.captions import caption
 from lco_embedding.miniature.world.chats import shown
 from lco_embedding.miniature.world.rendering import render
 from lco_embedding.miniature.world.scenes import KINDS, SPLITS, Kind, Split, sample_distinct
+from lco_embedding.model import LCOEmbedding
 
 CUTOFF = 10
 """Of nDCG."""

@@ -10,7 +10,7 @@ from typing import Literal
 from peft import LoraConfig
 from torch import nn
 
-from lco_embedding.embedding import LCOEmbedding
+from lco_embedding.model import LCOEmbedding
 from lco_embedding.model_cards import save_card
 from lco_embedding.model_cards.records import NAME as RECORD
 from lco_embedding.modules.adapters import merge_lora

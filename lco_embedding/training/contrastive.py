@@ -25,8 +25,8 @@ from transformers import BitsAndBytesConfig, set_seed
 from transformers import logging as transformers_logging
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.miniature import checkpoint_of
+from lco_embedding.model import LCOEmbedding
 from lco_embedding.modules.settings import ProcessingKwargs
 from lco_embedding.training.adapters import Towers, count_parameters, lora_config, merge, set_trainable
 from lco_embedding.training.arguments import TuningArguments, parse

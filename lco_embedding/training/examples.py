@@ -148,7 +148,7 @@ def check(paths: Sequence[str], omni: OmniTransformer) -> None:
         for start in range(0, len(dataset), CHECKED_AT_ONCE):
             batch = dataset[start : start + CHECKED_AT_ONCE]
             for name, sides in batch.items():
-                _, problems = omni.sort([input_of(side) for side in sides])
+                _, problems = omni.parse([input_of(side) for side in sides])
                 for problem in problems:
                     index = start + problem.index
                     where = rows.name(index) if rows else f"{path}, row {index}"

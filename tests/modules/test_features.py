@@ -61,23 +61,25 @@ def test_sound_of_a_video_that_is_heard_is_checked_before_anything_is_computed(
     shared_model: LCOEmbedding, sound: Any, reason: str
 ) -> None:
     values = ["a text", {"video": heard_clip(sound)}, heard_clip(tone())]
-    items, problems = shared_model.omni.sort(values, HEARD)
+    items, problems = shared_model.omni.parse(values, shared_model.omni.reader(HEARD))
     assert [item.index for item in items] == [0, 2]
     assert [problem.index for problem in problems] == [1]
     with pytest.raises(MediaError, match=reason):
         shared_model.omni.reader(HEARD).check(Block("video", heard_clip(sound)))
     # What is not heard does not matter.
-    assert not shared_model.omni.sort(values)[1]
+    assert not shared_model.omni.parse(values)[1]
 
 
 def test_length_of_the_sound_of_a_file_is_checked_by_its_header(shared_model: LCOEmbedding, tmp_path: Path) -> None:
     frames, sound = counting_frames(8), sine(300, 301.0, 8000)
     for ending, codec in (("mp4", "aac"), ("mkv", "flac")):
         path = write_video(tmp_path / f"long.{ending}", frames, sound=(sound, 8000, codec))
-        (problem,) = shared_model.omni.sort([path], HEARD)[1]
+        (problem,) = shared_model.omni.parse([path], shared_model.omni.reader(HEARD))[1]
         assert "s of audio are longer than the 300 s" in problem.reason
-        assert not shared_model.omni.sort([path])[1]
-        assert not shared_model.omni.sort([path], {**HEARD, "audio": {"truncation": True}})[1]
+        assert not shared_model.omni.parse([path])[1]
+        assert not shared_model.omni.parse([path], shared_model.omni.reader({**HEARD, "audio": {"truncation": True}}))[
+            1
+        ]
 
 
 @pytest.mark.parametrize("first", [0, 8])
@@ -103,7 +105,7 @@ def test_without_resizing_sides_must_be_those_of_tokens(shared_model: LCOEmbeddi
     settings = {kind: {"do_resize": False}}
     for shape, is_good in (((56, 84, 3), True), ((56, 80, 3), False)):
         value = noise(*shape) if kind == "image" else noise(4, *shape)
-        items, problems = shared_model.omni.sort([value], settings)
+        items, problems = shared_model.omni.parse([value], shared_model.omni.reader(settings))
         assert len(items) == is_good
         if is_good:
             assert shared_model.encode([value], processing_kwargs=settings).shape == (1, 128)
@@ -121,7 +123,7 @@ def test_estimates_grow_with_what_is_embedded(shared_model: LCOEmbedding) -> Non
     reader = shared_model.omni.reader()
 
     def estimate(value: Any) -> int:
-        (item,), _ = shared_model.omni.sort([value])
+        (item,), _ = shared_model.omni.parse([value])
         return reader.estimate_tokens(item)
 
     assert estimate("word " * 100) > estimate("word")

@@ -40,7 +40,7 @@ def text_of(value: Any) -> Item:
     ],
 )
 def test_each_content_gets_its_own_prompt(shared_model: LCOEmbedding, value: Any, content: str, kind: str) -> None:
-    items, problems = shared_model.omni.sort([value])
+    items, problems = shared_model.omni.parse([value])
     assert not problems
     rendered = prompts.render(shared_model.processor, items[0], {"add_generation_prompt": True})
     assert rendered == f"{START}{content}\nSummarize the above{kind} in one word:{END}"
@@ -53,7 +53,7 @@ def test_prompt_goes_to_the_last_user_message_and_minds_the_whole_chat(shared_mo
         {"role": "assistant", "content": "A circle."},
         {"role": "user", "content": "Which colour?"},
     ]
-    items, _ = shared_model.omni.sort([chat])
+    items, _ = shared_model.omni.parse([chat])
     rendered = prompts.render(shared_model.processor, items[0], {"add_generation_prompt": True})
     assert rendered == (
         "<|im_start|>system\nBe brief.<|im_end|>\n"

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from lco_embedding.cli import main
-from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.evaluation.retrieval import Estimate
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.miniature.benchmark import evaluate, make_pool
+from lco_embedding.model import LCOEmbedding
 from lco_embedding.reproduction import experiments, settings
 from lco_embedding.reproduction.claims import Claim
 from lco_embedding.reproduction.experiments import Experiments, Findings, randomise

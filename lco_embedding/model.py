@@ -1,14 +1,12 @@
-"""The model a user holds."""
+"""`LCOEmbedding`, the package's main class: load, encode, save and publish an omnimodal embedding model."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +16,12 @@ from peft import PeftConfig
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-from sentence_transformers.util import truncate_embeddings
 from sentence_transformers.util.decorators import deprecated_kwargs
 from torch import Tensor, nn
-from tqdm.autonotebook import tqdm
 from transformers import logging as transformers_logging
 
+from lco_embedding.encoding import MAX_ROWS, EncodeOptions, Encoding, OutputOptions, encode_items
 from lco_embedding.hub.downloads import hinted, refuse_pickles
-from lco_embedding.inference import MAX_ROWS, Inference, InferenceOptions
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.model_cards import LCOModelCardData, save_card
 from lco_embedding.model_cards.card import README, is_generated
@@ -374,7 +370,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             raise TypeError('a data frame is no list of inputs; pass inputs.to_dict("records") or one of its columns')
         singular = self.is_singular_input(inputs)
         values = [inputs] if singular else inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
-        items, problems = self.omni.sort(values, processing_kwargs)
+        items, problems = self.omni.parse(values, self.omni.reader(processing_kwargs))
         if problems and on_error == "raise":
             raise InputError(problems)
         slots: list[Item | Problem] = sorted([*items, *problems], key=lambda slot: slot.index)
@@ -435,40 +431,20 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         """Embed sorted inputs on one device; what `encode` of `SentenceTransformer` calls, here and in each worker."""
         target = torch.device(self._resolve_inference_device(device))
         self.eval()
-        items = [slot for slot in inputs if isinstance(slot, Item)]
-        problems = [slot for slot in inputs if isinstance(slot, Problem)]
-        different, twins = _without_twins(items)
         run_options = {key: kwargs.pop(key) for key in RUN_OPTIONS if key in kwargs}
-        run_options["all_tokens"] = output_value != "sentence_embedding"
-        options = InferenceOptions(prompt, task, processing_kwargs, batch_size, **run_options)
-        inference = Inference(self.omni, lambda features: self(features, **kwargs), target, options)
-        results: dict[int, Any] = {}
-        cut = tokens = 0
-        started = time.perf_counter()
-        with tqdm(total=len(items), desc="Embedding", unit="input", disable=not show_progress_bar) as progress:
-            for batch, output in inference.run(different):
-                rows, found = batch.rows, batch.problems
-                if found and on_error == "raise":
-                    raise InputError(found)
-                if output is not None:
-                    broken = self._not_finite(output["sentence_embedding"], [row.item for row in rows], on_error)
-                    if truncate_dim is not None:
-                        output["sentence_embedding"] = truncate_embeddings(output["sentence_embedding"], truncate_dim)
-                    outputs = _split(output, output_value, normalize_embeddings, len(rows), save_to_cpu)
-                    results |= {row.item.index: value for row, value in zip(rows, outputs, strict=True)}
-                    found = [*found, *broken]
-                for problem in found:
-                    results.pop(problem.index, None)
-                    problems += [replace(problem, index=index) for index in twins[problem.index]]
-                cut += sum(len(twins[row.item.index]) for row in rows if row.was_cut)
-                tokens += sum(len(row.input_ids) for row in rows)
-                progress.set_postfix_str(f"{tokens / (time.perf_counter() - started):,.0f} tokens/s", refresh=False)
-                progress.update(sum(len(twins[index]) for index in batch.indices))
-        results = {index: results[first] for first, indices in twins.items() if first in results for index in indices}
-        if empty := sum(item.is_empty for item in items):
-            logger.warning(f"{empty} input(s) are empty texts; what is embedded is the prompt around nothing.")
-        if cut:
-            logger.warning(f"The text of {cut} input(s) is longer than the limit and was cut before the prompt.")
+        options = EncodeOptions(
+            prompt, task, batch_size, all_tokens=output_value != "sentence_embedding", **run_options
+        )
+        reader = self.omni.reader(processing_kwargs)
+        encoding = Encoding(self.omni, reader, lambda features: self(features, **kwargs), target, options)
+        results, found = encode_items(
+            encoding,
+            [slot for slot in inputs if isinstance(slot, Item)],
+            OutputOptions(output_value, truncate_dim, normalize_embeddings, save_to_cpu),
+            raise_errors=on_error == "raise",
+            show_progress_bar=show_progress_bar,
+        )
+        problems = [*(slot for slot in inputs if isinstance(slot, Problem)), *found]
         if callable(on_error):
             for problem in problems:
                 on_error(problem)
@@ -483,55 +459,3 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             like = torch.empty(size, device="cpu" if save_to_cpu else target)
         missing = torch.full_like(like, float("nan"))
         return torch.stack([results.get(slot.index, missing) for slot in inputs])
-
-    @staticmethod
-    def _not_finite(embeddings: Tensor, items: Sequence[Item], on_error: OnError) -> list[Problem]:
-        finite = torch.isfinite(embeddings).all(dim=1).tolist()
-        bad = [
-            Problem(item.index, item.blocks[0].source, "the model's hidden state is not finite")
-            for item, is_finite in zip(items, finite, strict=True)
-            if not is_finite
-        ]
-        if bad and on_error == "raise":
-            listed = "\n".join(f"- {problem}" for problem in bad)
-            raise FloatingPointError(
-                f"{len(bad)} embedding(s) are not finite:\n{listed}\n"
-                "The weights may be broken, or the dtype too narrow: try model_kwargs={'dtype': torch.bfloat16} "
-                "or torch.float32."
-            )
-        return bad
-
-
-def _without_twins(items: Sequence[Item]) -> tuple[list[Item], dict[int, list[int]]]:
-    """Leave out items that say the same as an earlier one.
-
-    Returns:
-        The items that differ, and for the index of each those of its twins, itself first.
-    """
-    firsts: dict[Any, Item] = {}
-    twins: dict[int, list[int]] = {}
-    for item in items:
-        first = firsts.setdefault(item.identity, item)
-        twins.setdefault(first.index, []).append(item.index)
-    return list(firsts.values()), twins
-
-
-def _split(
-    output: dict[str, Any], output_value: str | None, normalize: bool, count: int, save_to_cpu: bool
-) -> list[Any]:
-    """Split the output of a batch into one value for each row."""
-    if output_value == "token_embeddings":
-        mask = output["attention_mask"].bool()
-        return [hidden[kept] for hidden, kept in zip(output["token_embeddings"], mask, strict=True)]
-    if output_value is None:
-        return [
-            {
-                name: value[index] if isinstance(value, Tensor) and value.ndim and len(value) == count else value
-                for name, value in output.items()
-            }
-            for index in range(count)
-        ]
-    embeddings = output["sentence_embedding"]
-    if normalize:
-        embeddings = nn.functional.normalize(embeddings, p=2, dim=1)
-    return list(embeddings.cpu() if save_to_cpu else embeddings)

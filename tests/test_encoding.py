@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.inference import MAX_ROWS, Inference, InferenceOptions
+from lco_embedding.encoding import MAX_ROWS, EncodeOptions, Encoding
 from lco_embedding.modules.inputs import InputError, Problem
 from lco_embedding.modules.omni_transformer import OmniTransformer
 from tests.conftest import clip, mixed_inputs, noise, tone
@@ -37,7 +37,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def inputs_for(model: LCOEmbedding) -> list[Any]:
     """Return inputs of all kinds that a model takes."""
-    return [entry for entry in [*TEXTS, *mixed_inputs()] if not model.omni.sort([entry])[1]]
+    return [entry for entry in [*TEXTS, *mixed_inputs()] if not model.omni.parse([entry])[1]]
 
 
 @pytest.mark.parametrize("prompt", [None, "You are a helpful assistant who looks for what is said to be alike. " * 8])
@@ -49,13 +49,13 @@ def test_the_cached_prefix_changes_nothing(
     inputs = inputs_for(model)
     assert len(inputs) > len(TEXTS)
     found = model.encode(inputs, prompt=prompt)
-    used = [batch for batch in batches if batch["prefix"] is not None]
+    used = [batch for batch in batches if batch.get("prefix_cache") is not None]
     assert used
-    size = len(model.omni.prefix(prompt))
-    assert all(batch["prefix"].get_seq_length() == size > 0 for batch in used)
+    size = len(model.omni.prefix(model.omni.reader(), prompt))
+    assert all(batch["prefix_cache"].get_seq_length() == size > 0 for batch in used)
     batches.clear()
     expected = model.encode(inputs, prompt=prompt, reuse_prefix=False)
-    assert all(batch["prefix"] is None for batch in batches)
+    assert all("prefix_cache" not in batch for batch in batches)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -170,19 +170,19 @@ def test_threads_end_with_the_call(
 def test_few_batches_wait_for_the_model(shared_model: LCOEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = threading.Semaphore(0)
     counts: list[int] = []
-    prepare = Inference._prepare
+    prepare = Encoding._prepare
 
-    def counting(self: Inference, batch: Any) -> Any:
+    def counting(self: Encoding, batch: Any) -> Any:
         result = prepare(self, batch)
         prepared.release()
         return result
 
-    monkeypatch.setattr(Inference, "_prepare", counting)
-    options = InferenceOptions(batch_size=1, num_workers=2)
-    items, _ = shared_model.omni.sort([str(number) for number in range(40)])
-    inference = Inference(shared_model.omni, shared_model, torch.device("cpu"), options)
+    monkeypatch.setattr(Encoding, "_prepare", counting)
+    options = EncodeOptions(batch_size=1, num_workers=2)
+    items, _ = shared_model.omni.parse([str(number) for number in range(40)])
+    encoding = Encoding(shared_model.omni, shared_model.omni.reader(), shared_model, torch.device("cpu"), options)
     with torch.inference_mode():
-        for number, _ in enumerate(inference.run(items)):
+        for number, _ in enumerate(encoding.run(items)):
             counts.append(prepared._value - number)
     # The one that is yielded, the one that is launched, the one that is asked for, and one for each thread.
     assert len(counts) == 40
@@ -221,7 +221,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     expected = shared_model.encode(inputs)
     small_memory(2)
     warnings: list[str] = []
-    monkeypatch.setattr("lco_embedding.inference.logger.warning", warnings.append)
+    monkeypatch.setattr("lco_embedding.encoding.logger.warning", warnings.append)
     np.testing.assert_allclose(shared_model.encode(inputs), expected, atol=1e-5)
     (warning,) = warnings
     assert "halved" in warning
@@ -233,7 +233,7 @@ def test_a_batch_that_does_not_fit_is_halved(
 def test_windows_change_nothing(shared_model: LCOEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [*mixed_inputs(), *TEXTS]
     expected = shared_model.encode(inputs)
-    monkeypatch.setattr("lco_embedding.inference.WINDOW", 3)
+    monkeypatch.setattr("lco_embedding.encoding.WINDOW", 3)
     for workers in (0, 2):
         np.testing.assert_allclose(shared_model.encode(inputs, num_workers=workers), expected, atol=1e-5)
 
@@ -247,7 +247,7 @@ def test_impossible_numbers_are_refused(options: dict[str, Any], shared_model: L
 def test_token_embeddings_hold_every_token(shared_model: LCOEmbedding) -> None:
     texts = ["a red circle", "word " * 9]
     states = shared_model.encode(texts, output_value="token_embeddings")
-    rows, _ = shared_model.omni.rows(shared_model.omni.sort(texts)[0])
+    rows, _ = shared_model.omni.rows(shared_model.omni.parse(texts)[0], shared_model.omni.reader())
     assert [len(state) for state in states] == [len(row.input_ids) for row in rows]
     last: NDArray[Any] = torch.stack([state[-1] for state in states]).numpy()
     last /= np.linalg.norm(last, axis=1, keepdims=True)
