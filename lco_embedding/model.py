@@ -405,11 +405,6 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         """Return the arguments of `encode` beyond those of `SentenceTransformer`."""
         return [*super().get_model_kwargs(), "on_error", *RUN_OPTIONS]
 
-    @staticmethod
-    def _input_length(sample: Any) -> int:
-        """Tell Sentence Transformers the length of an item by which it sorts; ours are sorted by tokens."""
-        return 1 if isinstance(sample, Item | Problem) else int(SentenceTransformer._input_length(sample))
-
     @torch.inference_mode()
     def _inference(
         self,

@@ -230,12 +230,15 @@ class OmniTransformer(BackboneTransformer):
     @property
     def placeholders(self) -> set[int]:
         """The ids of the tokens that stand for one medium each in a rendered chat."""
-        kinds = [kind for kind in self.backbone.kinds if kind != "text"]
-        return {getattr(self.processor, f"{kind}_token_id") for kind in kinds}
+        tokens = [getattr(self.processor, f"{kind}_token") for kind in self.backbone.kinds if kind != "text"]
+        return set(self.tokenizer.convert_tokens_to_ids(tokens))
 
     def _template_kwargs(self, merged: ProcessingKwargs, task: str | None = None) -> dict[str, Any]:
         kwargs = {key: value for key, value in merged["chat_template"].items() if key != "restore_suffix"}
-        return {"task": task, **kwargs} if task is not None and self._chat_template_declares_task() else kwargs
+        template = self.processor.chat_template
+        texts = template.values() if isinstance(template, dict) else [template]
+        # Arguments that no template names are taken for those of the processor.
+        return {"task": task, **kwargs} if task is not None and any("task" in text for text in texts) else kwargs
 
     @staticmethod
     def _with_system(item: Item, prompt: str | None) -> Item:

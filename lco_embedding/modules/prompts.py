@@ -192,8 +192,9 @@ def _marked(text: str, tokens: re.Pattern[str]) -> str:
     return mark_control_tokens(text, tokens) if tokens.search(text) else text
 
 
-# The private-use characters with which transformers marks a control token in user text.
-_MARKER = re.compile("[\U000f0000\U000f0001]")
+# The characters with which transformers marks a control token in user text, read off a marked one.
+_START, _, _END = mark_control_tokens("x", re.compile("x"))
+_MARKER = re.compile(f"[{_START}{_END}]")
 
 
 def _is_marked(text: str) -> bool:

@@ -119,7 +119,7 @@ def with_defaults(settings: ProcessingKwargs, processor: ProcessorMixin, backbon
     if "video" in backbone.kinds:
         video = complete.setdefault("video", {})
         # A processor class may override the size that its checkpoint states for videos.
-        size = (processor.videos_kwargs or {}).get("size") or processor.video_processor.size
+        size = (getattr(processor, "videos_kwargs", None) or {}).get("size") or processor.video_processor.size
         _set_area("video", video, given, size, MAX_FRAME_PIXELS)
         for key, value in (("fps", 2.0), ("min_frames", 4), ("max_frames", 64), ("do_sample_frames", True)):
             video.setdefault(key, value)
