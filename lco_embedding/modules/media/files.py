@@ -209,7 +209,7 @@ def open_container(file: IO[bytes]) -> Iterator[Any]:
     """
     name = image_format(file)
     if name not in (None, "GIF"):
-        raise MediaError(f'the file is an image ({name}); pass {{"image": ...}}')
+        raise MediaError(f'the file can\'t be read as audio or video: it is an image ({name}); pass {{"image": ...}}')
     file.seek(0)
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:

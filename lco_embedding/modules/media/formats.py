@@ -81,7 +81,7 @@ HEAD = 4096
 """Bytes from which a format is told."""
 
 MAX_BOXES = 64
-"""Boxes at the top of an ISO file that are looked through for a movie."""
+"""Boxes of an ISO file that are looked through for a movie."""
 
 
 def kind_of_path(name: str | os.PathLike[str], rare: bool = False) -> Kind | None:
@@ -128,26 +128,29 @@ def _iso_format(head: bytes, file: IO[bytes]) -> str | None:
     major, *others = (head[start : start + 4] for start in (8, *range(16, size - 3, 4)))
     if major == b"crx ":
         return "camera raw"
-    # A movie may count a still image that it holds among its other brands.
-    if major not in IMAGE_BRANDS and (IMAGE_BRANDS.isdisjoint(others) or _has_movie(file)):
-        return None
+    if major not in IMAGE_BRANDS:
+        # A movie may count a still image that it holds among its other brands.
+        boxes = _boxes(file)
+        if b"moov" in boxes or (IMAGE_BRANDS.isdisjoint(others) and b"meta" not in boxes):
+            return None
     codec = next((brand for brand in (major, *others) if brand in AVIF_BRANDS + HEIF_BRANDS), None)
     return "AVIF" if codec in AVIF_BRANDS else "HEIF"
 
 
-def _has_movie(file: IO[bytes]) -> bool:
+def _boxes(file: IO[bytes]) -> set[bytes]:
+    """Return the names of the boxes at the top of an ISO base media file."""
+    names: set[bytes] = set()
     position = 0
     for _ in range(MAX_BOXES):
         file.seek(position)
         header = file.read(16)
         if len(header) < 8:
-            return False
+            break
         size, name = struct.unpack(">I4s", header[:8])
-        if name == b"moov":
-            return True
+        names.add(name)
         if size == 1:
             size = int.from_bytes(header[8:], "big")
         if size < 8:
-            return False
+            break
         position += size
-    return False
+    return names

@@ -69,6 +69,9 @@ TRANSPOSITIONS = {
 }
 """What turns an image upright, by its EXIF orientation."""
 
+MAX_OVERSHOOT = 2.0
+"""Floats that reach just above 1, as filters leave them, are no levels up to 255."""
+
 # Tags of TIFF 6.0 and DNG.
 SUBFILE_TYPE, BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT, DNG_VERSION = 254, 258, 262, 339, 50706
 REDUCED = 1
@@ -245,7 +248,8 @@ def _levels(image: Image.Image) -> NDArray[np.uint8]:
             raise MediaError(f"the pixels range from {low} to {high}, but those of {bits} bits must be in [0, {top}]")
         if bits == 32 and 0 < high < 1 << 16:
             raise MediaError(f"32-bit pixels that reach only {high} of {top} are black; store them with 16 bits")
-        levels = (values / top * 255).round().astype(np.uint8)
+        scaled = np.multiply(values, 255 / top, dtype=np.float32)
+        levels = scaled.round(out=scaled).astype(np.uint8)
     # Of integers up to 8 bits Pillow has inverted them.
     inverted: NDArray[np.uint8] = 255 - levels if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else levels
     return inverted
@@ -314,5 +318,8 @@ def _scaled(array: NDArray[Any]) -> Any:
     low, high = float(array.min()), float(array.max())
     if low < 0 or high > 255:
         raise MediaError(f"the pixels range from {low:g} to {high:g}; floats must be in [0, 1], integers in [0, 255]")
-    scale = 255 if np.issubdtype(array.dtype, np.floating) and high <= 1 else 1
+    is_float = np.issubdtype(array.dtype, np.floating)
+    if is_float and 1 < high <= MAX_OVERSHOOT:
+        raise MediaError(f"the pixels reach {high:g}; clip floats to [0, 1], since of [0, 255] they would be black")
+    scale = 255 if is_float and high <= 1 else 1
     return (array * scale).round().astype(np.uint8)
