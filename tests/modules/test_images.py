@@ -202,8 +202,7 @@ def test_heif_and_avif_are_turned_once(ending: str, orientation: int) -> None:
     if ending == "avif":
         picture.save(files[ending], "avif", exif=exif.tobytes(), quality=95)
     else:  # as telephones write it: the container and the EXIF data both say how it is turned
-        picture.info["exif"] = exif.tobytes()
-        files[ending] = io.BytesIO(heif(picture))
+        files[ending] = io.BytesIO(heif(picture, exif=exif.tobytes()))
     expected, found = (np.asarray(media.load_image(file.getvalue())).astype(int) for file in files.values())
     assert found.shape == expected.shape
     assert np.abs(found - expected).mean() < 3
