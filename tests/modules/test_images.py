@@ -283,7 +283,7 @@ def saved(mode: str, ending: str, **options: Any) -> tuple[bytes, str]:
         (png((RAMP[..., None] * 65535).astype(int), 16, 0, {b"tRNS": b"\xff\xff"}), "png"),
         (png((RAMP[..., None] * [65535, 30_000, 9]).astype(int), 16, 2, {b"tRNS": bytes(6)}), "png"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_pixels_equal_those_of_imagemagick(content: bytes, ending: str) -> None:
     found = np.asarray(media.load_image(content)).astype(int)

@@ -143,6 +143,9 @@ def _use_file(file: IO[bytes], name: str, use: Callable[[Image.Image], T]) -> T:
     except BROKEN as error:
         raise MediaError(f"the file is not a readable image of the format {name} ({_reason(error)})") from error
     with image:
+        tags = _tags(image)
+        if DNG_VERSION in tags or _number(tags.get(SUBFILE_TYPE, 0)) & REDUCED:
+            raise MediaError("the file holds a camera's raw data or a thumbnail first; convert it, for example to JPEG")
         return _use(image, use)
 
 
@@ -165,9 +168,6 @@ def _use(image: Image.Image, use: Callable[[Image.Image], T]) -> T:
         )
     if not image.width or not image.height:
         raise MediaError("the image has no pixels")
-    tags = _tags(image)
-    if DNG_VERSION in tags or _number(tags.get(SUBFILE_TYPE, 0)) & REDUCED:
-        raise MediaError("the file holds a camera's raw data or a thumbnail first; convert it, for example to JPEG")
     return use(image)
 
 
