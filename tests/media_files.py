@@ -143,12 +143,65 @@ def _mux_audio(container: Any, stream: Any, samples: NDArray[Any], rate: int) ->
     container.mux(stream.encode())
 
 
+def png(pixels: NDArray[Any], depth: int, colour_type: int, chunks: Mapping[bytes, bytes] | None = None) -> bytes:
+    """Return a PNG file of any bit depth, which Pillow would not write.
+
+    Args:
+        pixels: Integers of shape (height, width, channels).
+        depth: Bits of a channel: 1, 2, 4, 8 or 16.
+        colour_type: As the header states it: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA.
+        chunks: Chunks that stand before the pixels, by name.
+    """
+    height, width = pixels.shape[:2]
+    lines = pixels.reshape(height, -1)
+    if depth < 8:
+        bits = (lines[..., None] >> np.arange(depth - 1, -1, -1)) & 1
+        lines = np.packbits(bits.reshape(height, -1).astype(np.uint8), axis=1)
+    content = b"".join(b"\0" + line.astype(">u2" if depth == 16 else np.uint8).tobytes() for line in lines)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    inner = b"".join(png_chunk(name, data) for name, data in (chunks or {}).items())
+    data = png_chunk(b"IDAT", zlib.compress(content)) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + inner + data
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG file with its length and checksum."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def tiff(pixels: NDArray[Any], tags: Mapping[int, int | bytes] | None = None) -> bytes:
+    """Return an uncompressed TIFF file, its bytes in the order of the dtype.
+
+    Args:
+        pixels: Of shape (height, width) or (height, width, channels), of any dtype.
+        tags: Further tags by number: integers, which every channel has, or text.
+    """
+    height, width, channels = (*pixels.shape, 1)[:3]
+    order = ">" if pixels.dtype.byteorder == ">" else "<"
+    formats = {"u": 1, "i": 2, "f": 3}
+    data = pixels.tobytes()
+    fields: dict[int, Any] = {256: width, 257: height, 259: 1, 262: 1, 273: 8, 277: channels, 278: height}
+    fields |= {279: len(data), **(tags or {})}
+    fields |= {258: (pixels.dtype.itemsize * 8,) * channels, 339: (formats[pixels.dtype.kind],) * channels}
+    values = b""
+    directory = struct.pack(order + "H", len(fields))
+    start = 8 + len(data)
+    for tag, value in sorted(fields.items()):
+        if isinstance(value, bytes):
+            count, kind, packed = len(value), 2, value
+        else:
+            several = value if isinstance(value, tuple) else (value,)
+            kind = 3 if isinstance(value, tuple) or tag not in (256, 257, 273, 278, 279) else 4
+            count, packed = len(several), struct.pack(f"{order}{len(several)}{'H' if kind == 3 else 'I'}", *several)
+        if len(packed) > 4:
+            values, packed = values + packed, struct.pack(order + "I", start + len(values))
+        directory += struct.pack(order + "HHI", tag, kind, count) + packed.ljust(4, b"\0")
+    magic = b"MM\0*" if order == ">" else b"II*\0"
+    return magic + struct.pack(order + "I", start + len(values)) + data + values + directory + bytes(4)
+
+
 def png_bomb(width: int = 50_000, height: int = 50_000) -> bytes:
     """Return a PNG of a few bytes whose header claims a huge picture."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    inner = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + inner + png_chunk(b"IEND", b"")

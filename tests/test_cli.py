@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
 import pyarrow.parquet
@@ -17,6 +19,7 @@ from lco_embedding import LCOEmbedding
 from lco_embedding.cli import main
 from lco_embedding.cli.encode import find_rows
 from lco_embedding.cli.similarity import format_table
+from tests.media_files import sine, write_audio
 
 
 @pytest.fixture
@@ -156,6 +159,58 @@ def test_an_output_that_cannot_be_written_is_told_at_once(
     (tmp_path / "taken.npz").mkdir()
     assert main(["encode", str(folder), "--output", str(tmp_path / "taken.npz")]) == 2
     assert "can't be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parent", ["file.txt", "/proc"])
+def test_an_output_folder_that_takes_no_files_is_told_at_once(
+    parent: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file.txt").touch()
+    assert main(["encode", str(folder), "--output", str(tmp_path / parent / "x.npz"), "--model", "no/such/model"]) == 2
+    assert "can't be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any bytes for a file name")
+@pytest.mark.parametrize("ending", ["parquet", "npz"])
+def test_names_that_are_not_utf8_are_kept(ending: str, samples: Path, tmp_path: Path, thinker: Path) -> None:
+    home = tmp_path / "corpus"
+    home.mkdir()
+    odd = os.path.join(os.fsencode(home), b"caf\xe9 100%.png")
+    shutil.copy(samples / "images" / "red_circle.png", odd)
+    shutil.copy(samples / "images" / "red_circle.png", home / "plain %E9.png")
+    (home / "rows.jsonl").write_text('{"id": "half \\ud800", "text": "a"}\n{"image": "gone \\ud800.png"}\n')
+    os.rename(home / "rows.jsonl", os.path.join(os.fsencode(home), b"rows\xff.jsonl"))
+    output = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"out\xff." + ending.encode())))
+    output.write_text("an older table")
+    command = [sys.executable, "-m", "lco_embedding.cli", "encode", str(home), "--output", os.fsencode(output)]
+    run = subprocess.run([*command, "--model", str(thinker), "--device", "cpu"], capture_output=True)
+    assert run.returncode == 1, run.stderr
+    assert b"3 embedded, 1 failed" in run.stdout
+    if ending == "parquet":
+        with output.open("rb") as file:
+            paths = pyarrow.parquet.read_table(file)["path"].to_pylist()
+    else:
+        with output.open("rb") as file:
+            paths = np.load(file)["path"].tolist()
+    assert paths[1] == str(home / "plain %E9.png")
+    assert unquote_to_bytes(urlsplit(paths[0]).path) == odd
+    assert paths[0].startswith("file:///")
+    assert paths[2] == "half \\ud800"
+    assert paths[3].endswith("/rows%FF.jsonl:2")
+    assert [name for name in os.listdir(os.fsencode(tmp_path)) if name.startswith(b"out")] == [os.fsencode(output.name)]
+
+
+def test_voice_messages_and_rare_endings_are_embedded(tmp_path: Path, thinker: Path) -> None:
+    home = tmp_path / "corpus"
+    home.mkdir()
+    write_audio(home / "message.webm", sine(440, 1, 48_000), 48_000, "libopus")
+    write_audio(home / "old.caf", sine(440, 1, 48_000), 48_000)
+    (home / "main.ts").write_text("const one = 1")
+    output = tmp_path / "table.npz"
+    assert main(["encode", str(home), "--model", str(thinker), "--output", str(output), "--device", "cpu"]) == 0
+    with np.load(output) as table:
+        assert [Path(path).name for path in table["path"]] == ["message.webm", "old.caf"]
+        assert table["modality"].tolist() == ["audio", "audio"]
 
 
 def test_the_world_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from lco_embedding.cli.arguments import ModelArguments, option, parse
 
@@ -33,7 +35,7 @@ class EncodeArguments(ModelArguments):
     what is neither is passed over and counted. Each line of a JSON-lines file (.jsonl) is one row: a string, chat
     messages, or an object with some of "text", "image", "audio" and "video" (paths are relative to the file) and
     optionally an "id" by which the row is named. What can't be embedded becomes a row with its error; the exit status
-    is then 1.
+    is then 1. A path that is not UTF-8 is written as its file URI, which keeps each byte: file:///corpus/caf%E9.png.
     """
 
     paths: tuple[str, ...] = option("files and folders", (), positional=True)
@@ -64,10 +66,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"--output must end in .parquet or .npz, got {arguments.output!r}")
     if output.suffix == ".parquet":
         _require_pyarrow()
-    # What can't be written must not be found out after hours of embedding.
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise ValueError(f"--output {output} can't be written")
+    _require_writable(output)
     options = arguments.encode_options()
     rows, passed_over = find_rows(arguments.paths)
     if not rows:
@@ -81,13 +80,12 @@ def main(argv: Sequence[str]) -> int:
             part = rows[start : start + CHUNK]
             parts.append(_embed(model, part, options))
             progress.update(len(part))
-    write = _write_parquet if output.suffix == ".parquet" else _write_npz
-    write(output, rows, parts)
+    _write(output, rows, parts)
     failed = [row for row in rows if row.error]
     for row in failed:
         print(f"{row.path}: {row.error}", file=sys.stderr)
     skipped = f", {passed_over} other file(s) passed over" if passed_over else ""
-    print(f"{len(rows) - len(failed)} embedded, {len(failed)} failed{skipped}; written to {output}")
+    print(f"{len(rows) - len(failed)} embedded, {len(failed)} failed{skipped}; written to {_name(output)}")
     return 1 if failed else 0
 
 
@@ -110,7 +108,7 @@ def find_rows(paths: Iterable[str]) -> tuple[list[Row], int]:
         elif path.is_file():
             rows += _rows_of(path)
         else:
-            rows.append(Row(name, error="there is no such file or folder"))
+            rows.append(Row(_name(path), error="there is no such file or folder"))
     return rows, passed_over
 
 
@@ -121,31 +119,47 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_input(path: Path) -> bool:
-    from lco_embedding.modules.media import kind_of_path
+    from lco_embedding.modules.media import kind_of_file, kind_of_path
 
-    return path.suffix.lower() in TEXT_EXTENSIONS + ROW_EXTENSIONS or kind_of_path(path.name) is not None
+    if path.suffix.lower() in TEXT_EXTENSIONS + ROW_EXTENSIONS:
+        return True
+    return kind_of_path(path, rare=True) is not None and kind_of_file(path) is not None
 
 
 def _rows_of(path: Path) -> list[Row]:
     suffix = path.suffix.lower()
     if suffix not in TEXT_EXTENSIONS + ROW_EXTENSIONS:
-        return [Row(str(path), value=path)]
+        return [Row(_name(path), value=path)]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        return [Row(str(path), error=f"the file is not UTF-8 text ({error})")]
+        return [Row(_name(path), error=f"the file is not UTF-8 text ({error})")]
     except OSError as error:
-        return [Row(str(path), error=f"the file can't be read ({error.strerror})")]
+        return [Row(_name(path), error=f"the file can't be read ({error.strerror})")]
     if suffix in TEXT_EXTENSIONS:
-        return [Row(str(path), value={"text": text})]
+        return [Row(_name(path), value={"text": text})]
     lines = enumerate(text.split("\n"), start=1)
     return [_row_of_line(path, number, line) for number, line in lines if line.strip()]
+
+
+def _name(path: Path) -> str:
+    """Return a path as a table can hold it: if it is not UTF-8, as its file URI (RFC 8089)."""
+    name = str(path)
+    return name if _is_unicode(name) else path.absolute().as_uri()
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _row_of_line(path: Path, number: int, line: str) -> Row:
     from lco_embedding.json_lines import resolve
 
-    row = Row(f"{path}:{number}")
+    row = Row(f"{_name(path)}:{number}")
     try:
         value = json.loads(line)
     except ValueError as error:
@@ -184,7 +198,30 @@ def _require_pyarrow() -> None:
         raise ImportError("parquet needs pyarrow: pip install 'lco-embedding[parquet]', or write --output NAME.npz")
 
 
-def _write_parquet(path: Path, rows: list[Row], parts: list[NDArray[np.float32]]) -> None:
+def _require_writable(output: Path) -> None:
+    """Find out before hours of embedding what can't be written."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"--output {output} can't be written ({error.strerror})") from error
+
+
+def _write(output: Path, rows: list[Row], parts: list[NDArray[np.float32]]) -> None:
+    """Write the table, so that a file that was there stays until the new one is whole."""
+    for row in rows:
+        # An id or a reason may hold half a character, which no table can.
+        row.path, row.error = (text.encode(errors="backslashreplace").decode() for text in (row.path, row.error))
+    partial = output.with_name(output.name + ".part")
+    with partial.open("wb") as file:
+        (_write_parquet if output.suffix == ".parquet" else _write_npz)(file, rows, parts)
+    partial.replace(output)
+
+
+def _write_parquet(file: IO[bytes], rows: list[Row], parts: list[NDArray[np.float32]]) -> None:
     import numpy as np
     import pyarrow
     import pyarrow.parquet
@@ -210,14 +247,14 @@ def _write_parquet(path: Path, rows: list[Row], parts: list[NDArray[np.float32]]
             }
         ),
     )
-    pyarrow.parquet.write_table(table, path)
+    pyarrow.parquet.write_table(table, file)
 
 
-def _write_npz(path: Path, rows: list[Row], parts: list[NDArray[np.float32]]) -> None:
+def _write_npz(file: IO[bytes], rows: list[Row], parts: list[NDArray[np.float32]]) -> None:
     import numpy as np
 
     np.savez(
-        path,
+        file,
         path=np.array([row.path for row in rows], dtype=np.str_),
         modality=np.array([row.modality for row in rows], dtype=np.str_),
         embedding=np.concatenate(parts),

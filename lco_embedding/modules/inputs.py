@@ -337,7 +337,7 @@ def _bare_block(value: Any) -> Block:
     if isinstance(value, bytes):
         return Block(media.sniff(value), value)
     if isinstance(value, os.PathLike):
-        return Block(media.kind_of_path(os.fspath(value)) or media.sniff(value), value)
+        return Block(media.kind_of_file(value) or media.sniff(value), value)
     if isinstance(value, Image.Image):
         return Block("image", value)
     if isinstance(value, media.AudioDecoder):
@@ -377,8 +377,10 @@ def _mapping_block(value: Mapping[str, Any]) -> Block:
         raise MediaError("beside 'array' a dict needs 'sampling_rate' (audio) or 'video_metadata' (video)")
     if keys and keys <= {"bytes", "path"}:
         content = value.get("bytes") or value.get("path")
-        if isinstance(content, bytes | str):
-            return Block(media.sniff(content if isinstance(content, bytes) else Path(content)), content)
+        if isinstance(content, bytes):
+            return Block(media.sniff(content), content)
+        if isinstance(content, str):
+            return Block(media.kind_of_file(Path(content)) or media.sniff(Path(content)), content)
     if not keys:
         raise MediaError("an empty dict: there is nothing to embed")
     unknown = sorted(str(key) for key in keys if key not in KINDS)
@@ -387,34 +389,23 @@ def _mapping_block(value: Mapping[str, Any]) -> Block:
 
 def _string_block(text: str) -> Block:
     if text.startswith(("data:image/", "data:audio/", "data:video/")) and "," in text[:256]:
-        kind, content = media.decode_data_uri(text)
-        return Block(kind, content)  # type: ignore[arg-type]
+        named, content = media.decode_data_uri(text)
+        return Block(media.settle_kind(named, content), content)
     name = text.strip()  # a line of a file list ends in a line break
-    may_be_path = len(name) <= MAX_PATH_LENGTH and "\n" not in name
-    kind = _kind_of_name(name) if may_be_path else None
-    if kind is None:
-        found = _kind_of_file(name) if may_be_path and LIKE_A_PATH.search(name) else None
-        return Block(found, name) if found else _text_block(text)
-    if _is_url(name):
+    if len(name) > MAX_PATH_LENGTH or "\n" in name:
+        return _text_block(text)
+    named = media.kind_of_path(urlsplit(name).path if _is_url(name) else name)
+    if named and _is_url(name):
         raise MediaError(f'URLs are not fetched: download the file, or pass {{"text": {text!r}}} to embed the string')
-    if not os.path.isfile(name):
+    if (named or LIKE_A_PATH.search(name)) and os.path.isfile(name):
+        kind = media.kind_of_file(Path(name))
+        return Block(kind, name) if kind else _text_block(text)
+    if named:
         raise MediaError(
-            f"it looks like the path of {'an' if kind[0] in 'ai' else 'a'} {kind}, but there is no such file; "
+            f"it looks like the path of {'an' if named[0] in 'ai' else 'a'} {named}, but there is no such file; "
             'if it is a text, pass {"text": ...}'
         )
-    return Block(kind, name)
-
-
-def _kind_of_name(name: str) -> Kind | None:
-    return media.kind_of_path(urlsplit(name).path if _is_url(name) else name)
-
-
-def _kind_of_file(name: str) -> Kind | None:
-    """Return what the file of a name that does not tell it is; None for no medium, or no file."""
-    try:
-        return media.sniff(Path(name)) if os.path.isfile(name) else None
-    except MediaError:
-        return None
+    return _text_block(text)
 
 
 def _is_url(text: str) -> bool:

@@ -15,16 +15,17 @@ from lco_embedding.modules.media.audio import (
 )
 from lco_embedding.modules.media.files import (
     Extent,
-    Kind,
     MediaError,
     Stream,
     decode_base64,
     decode_data_uri,
     describe,
-    kind_of_path,
+    kind_of_file,
     read_stream,
+    settle_kind,
     sniff,
 )
+from lco_embedding.modules.media.formats import Kind, kind_of_path
 from lco_embedding.modules.media.images import check_image, load_image
 from lco_embedding.modules.media.video import Clip, Sampling, VideoDecoder, check_video, load_video
 
@@ -45,11 +46,13 @@ __all__ = [
     "decode_data_uri",
     "describe",
     "has_sound_track",
+    "kind_of_file",
     "kind_of_path",
     "load_audio",
     "load_image",
     "load_sound_track",
     "load_video",
     "read_stream",
+    "settle_kind",
     "sniff",
 ]

@@ -15,43 +15,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Kind = Literal["text", "image", "audio", "video"]
-
-EXTENSIONS: dict[str, Kind] = {
-    **dict.fromkeys(
-        (
-            "jpg",
-            "jpeg",
-            "jfif",
-            "png",
-            "webp",
-            "gif",
-            "bmp",
-            "tif",
-            "tiff",
-            "avif",
-        ),
-        "image",
-    ),
-    # Not decoded, but meant as pictures: better an error than an embedding of the name.
-    **dict.fromkeys(("heic", "heif", "svg", "jp2", "jxl"), "image"),
-    **dict.fromkeys(("wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "aif", "aiff", "wma"), "audio"),
-    **dict.fromkeys(("mp4", "m4v", "webm", "mkv", "mov", "avi", "mpg", "mpeg", "wmv", "flv", "3gp"), "video"),
-}
-"""File name endings by which a plain string is taken for a media file."""
+from lco_embedding.modules.media.formats import (
+    TEXT_EXTENSIONS,
+    Kind,
+    ending_of,
+    image_format,
+    is_text,
+    kind_of_path,
+)
 
 # What FFmpeg may open: plain containers. Playlists and scripts, which name other files or hosts, are not among them.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,gif,wav,mp3,flac,ogg,aac,aiff"
-
-IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
-
 
 DURATION = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
 """The tag in which Matroska files state the length of each stream: hours, minutes and seconds."""
@@ -111,30 +92,52 @@ def as_numpy(value: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
     return array
 
 
-def kind_of_path(name: str) -> Kind | None:
-    """Return the kind that the ending of a file name stands for, None where it stands for none."""
-    return EXTENSIONS.get(os.path.splitext(name)[1].lower().removeprefix("."))
-
-
 def sniff(value: bytes | os.PathLike[str]) -> Kind:
-    """Tell from its first bytes and streams what kind of medium a file or a byte string is.
+    """Tell from its first bytes and streams what modality a file or a byte string is.
 
     Raises:
-        MediaError: The content is of no known kind.
+        MediaError: The content is of no known modality.
     """
     with open_reader(value) as file:
-        head = file.read(16)
-        if head.startswith(IMAGE_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        if image_format(file):
             return "image"
-        if head[4:12] == b"ftypavif":
-            return "image"
-        file.seek(0)
         with open_container(file) as container:
             if any(not is_cover(stream) for stream in container.streams.video):
                 return "video"
             if container.streams.audio:
                 return "audio"
     raise MediaError("the content is no image, audio or video that can be decoded")
+
+
+def settle_kind(named: Kind | None, value: bytes | os.PathLike[str]) -> Kind:
+    """Return the modality of a content whose name or media type stands for `named`, or for none.
+
+    Containers of video may hold sound alone, so there the streams decide.
+
+    Raises:
+        MediaError: `named` is None, and the content is of no known modality.
+    """
+    if named in ("image", "audio"):
+        return named
+    try:
+        return sniff(value)
+    except MediaError:
+        if named is None:
+            raise
+        return named
+
+
+def kind_of_file(path: os.PathLike[str]) -> Kind | None:
+    """Return the modality of an existing file by its name and its content; None where neither is of a medium."""
+    named = kind_of_path(path, rare=True)
+    try:
+        if ending_of(path) in TEXT_EXTENSIONS:
+            with open_reader(path) as file:
+                if is_text(file):
+                    return None
+        return settle_kind(named, path)
+    except MediaError:
+        return named
 
 
 def decode_data_uri(text: str) -> tuple[Kind | None, bytes]:
@@ -199,11 +202,15 @@ def open_reader(value: Any) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_container(file: IO[bytes]) -> Iterator[Any]:
-    """Open a file as an audio or video container.
+    """Open a file as an audio or video container, from its start.
 
     Raises:
-        MediaError: It is none, or of a format that is not allowed.
+        MediaError: It is none, or of a format that is not allowed, or an image other than a GIF.
     """
+    name = image_format(file)
+    if name not in (None, "GIF"):
+        raise MediaError(f'the file can\'t be read as audio or video: it is an image ({name}); pass {{"image": ...}}')
+    file.seek(0)
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
         container = av.open(file, options=options, metadata_errors="ignore")

@@ -256,7 +256,7 @@ def _frame_pixels(frame: Any, max_pixels: int) -> NDArray[np.uint8]:
 def _video_track(container: Any) -> Any:
     streams = [stream for stream in container.streams.video if not is_cover(stream)]
     if not streams:
-        raise MediaError("the file has no video track")
+        raise MediaError('the file has no video track; if it is sound alone, pass {"audio": ...}')
     if streams[0].codec_context is None:
         raise MediaError("the codec of the video is unknown")
     if streams[0].width * streams[0].height > MAX_IMAGE_PIXELS:
