@@ -39,7 +39,7 @@ OnError = Literal["raise", "nan"] | Callable[[Problem], object]
 # What a saved checkpoint names for our modules, so that it loads anywhere without this package.
 PLAIN_TYPES: dict[type[nn.Module], type[nn.Module]] = {OmniTransformer: Transformer, LastTokenPooling: Pooling}
 
-REQUIREMENTS = {"sentence-transformers": ">=6.2", "transformers": ">=5.21"}
+REQUIREMENTS = {"sentence-transformers": ">=6.2", "transformers": ">=5.23"}
 """What a saved checkpoint asks for, which Sentence Transformers checks when it loads one: its chats need the first, its
 classes the second."""
 

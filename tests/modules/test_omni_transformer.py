@@ -69,11 +69,11 @@ def test_media_are_never_cut(model: LCOEmbedding) -> None:
 def test_one_warning_counts_the_cut_inputs(
     shared_model: LCOEmbedding, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lco_embedding import embedding
+    from lco_embedding import encoding
 
-    monkeypatch.setattr(embedding.logger, "propagate", True)
+    monkeypatch.setattr(encoding.logger, "propagate", True)
     messages: list[str] = []
-    monkeypatch.setattr(embedding.logger, "warning", messages.append)
+    monkeypatch.setattr(encoding.logger, "warning", messages.append)
     inputs = ["short", "long " * 60, "longer " * 90, noise(84, 84, 3)]
     with caplog.at_level(logging.WARNING):
         shared_model.encode(inputs, batch_size=1, processing_kwargs={"text": {"max_length": 20}})
