@@ -44,7 +44,7 @@ from common import SIZES, build_model, describe_machine, make_text, make_words, 
 
 CORPORA = ("short", "long", "images", "audio", "video", "mixed")
 WAYS = ("official", "stock", "ours")
-MEASURES = ("prefix", "batches", "segments", "pieces", "audio-length", "last-layer", "threads")
+MEASURES = ("prefix", "batches", "pieces", "audio-length", "threads")
 """What `--without` switches off."""
 
 
@@ -197,10 +197,9 @@ def switched_off(measure: str, device: str) -> Iterator[dict[str, Any]]:
         # There are none beside a model on the CPU, so that one is added there.
         "threads": {"num_workers": 1 if device == "cpu" else 0},
     }
-    steps = {"segments": "use_segment_attention", "pieces": "read_in_pieces", "last-layer": "allow_last_position"}
     with ExitStack() as stack:
-        if measure in steps:
-            stack.enter_context(patch.object(omni_transformer, steps[measure], lambda module: None))
+        if measure == "pieces":
+            stack.enter_context(patch.object(omni_transformer, "read_in_pieces", lambda module: None))
         if measure == "audio-length":
             stack.enter_context(patch.object(MediaReader, "_waveform", padded))
         yield arguments.get(measure, {})

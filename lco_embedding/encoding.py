@@ -63,7 +63,6 @@ class EncodeOptions:
         max_batch_tokens: Tokens of a batch at most, padding included; found from the device and its memory if None.
         num_workers: Threads that prepare batches ahead of the model, 0 for none; found from the device if None.
         reuse_prefix: Whether what begins every chat is computed once.
-        all_tokens: Whether the hidden states of all tokens are asked for, and not of the last alone.
     """
 
     prompt: str | None = None
@@ -72,7 +71,6 @@ class EncodeOptions:
     max_batch_tokens: int | None = None
     num_workers: int | None = None
     reuse_prefix: bool = True
-    all_tokens: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -140,7 +138,7 @@ class Encoding:
         self.max_tokens = options.max_batch_tokens or _find_max_tokens(omni, device)
         self.workers = _find_workers(device) if options.num_workers is None else options.num_workers
         self.prefix: list[int] = []
-        if options.reuse_prefix and not options.all_tokens:
+        if options.reuse_prefix:
             self.prefix = omni.prefix(reader, options.prompt, options.task)
         self._cache: Cache | None = None
         self._halved = False
@@ -203,7 +201,7 @@ class Encoding:
         shared = size < longest <= PREFIX_WORTH * size and all(
             row.input_ids[:size] == self.prefix and len(row.input_ids) > size for row in rows
         )
-        features = self.omni.inference_batch(rows, size if shared else 0, self.options.all_tokens)
+        features = self.omni.inference_batch(rows, size if shared else 0)
         if self.device.type == "cuda":
             features = {
                 key: value.pin_memory() if isinstance(value, Tensor) else value for key, value in features.items()

@@ -427,9 +427,9 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         target = torch.device(self._resolve_inference_device(device))
         self.eval()
         run_options = {key: kwargs.pop(key) for key in RUN_OPTIONS if key in kwargs}
-        options = EncodeOptions(
-            prompt, task, batch_size, all_tokens=output_value != "sentence_embedding", **run_options
-        )
+        if output_value != "sentence_embedding":
+            run_options["reuse_prefix"] = False  # the states of all tokens are asked for
+        options = EncodeOptions(prompt, task, batch_size, **run_options)
         reader = self.omni.reader(processing_kwargs)
         encoding = Encoding(self.omni, reader, lambda features: self(features, **kwargs), target, options)
         results, found = encode_items(

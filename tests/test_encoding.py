@@ -67,27 +67,6 @@ def test_the_prefix_is_right_in_bfloat16(thinker: Path) -> None:
     assert torch.cosine_similarity(found, expected).min() >= 0.9999
 
 
-@pytest.mark.parametrize("architecture", ["thinker", "qwen2_5_vl", "llava_next"])
-def test_the_last_feed_forward_network_sees_one_token_a_row(
-    architecture: str, checkpoints: Callable[[str], Path]
-) -> None:
-    model = LCOEmbedding(checkpoints(architecture), device="cpu")
-    inputs = inputs_for(model)
-    layers = model.omni.model.get_submodule(model.omni.backbone.decoder).layers
-    shapes: dict[int, list[torch.Size]] = {-2: [], -1: []}
-    for number, seen in shapes.items():
-        layers[number].mlp.down_proj.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].shape))
-    found = model.encode(inputs)
-    # Without those of the prefix, which is computed whole.
-    assert {shape[1] for shape in shapes[-1][1:]} == {1}
-    assert min(shape[1] for shape in shapes[-2]) > 1
-    shapes[-1].clear()
-    tokens = model.encode(inputs, output_value="token_embeddings")
-    assert min(shape[1] for shape in shapes[-1]) > 1
-    expected = torch.stack([torch.as_tensor(states[-1]) for states in tokens])
-    np.testing.assert_allclose(found, torch.nn.functional.normalize(expected, dim=1), atol=1e-5)
-
-
 def test_a_prefix_serves_only_rows_that_begin_with_it(shared_model: LCOEmbedding) -> None:
     system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a red circle"}]
     inputs = [system, "a red circle"]

@@ -26,11 +26,9 @@ from lco_embedding.modules.inputs import (
     sort_inputs,
     without_absent,
 )
-from lco_embedding.modules.last_position import allow_last_position, only_at
 from lco_embedding.modules.like_lengths import forward_by_length
 from lco_embedding.modules.media import MediaError
 from lco_embedding.modules.prefix_cache import cache_prefix
-from lco_embedding.modules.segment_attention import use_segment_attention
 from lco_embedding.modules.settings import ProcessingKwargs
 from lco_embedding.modules.tower_pieces import read_in_pieces
 
@@ -73,10 +71,7 @@ class OmniTransformer(BackboneTransformer):
             processing_kwargs or {}, self.processor, self.backbone
         )
         for name in self.backbone.packed_towers:
-            tower = self.model.get_submodule(name)
-            use_segment_attention(tower)
-            read_in_pieces(tower)
-        allow_last_position(self.model.get_submodule(self.backbone.decoder))
+            read_in_pieces(self.model.get_submodule(name))
         if self.processor.chat_template is None:
             raise ValueError(f"{model_name_or_path} has no chat template; pass one in processor_kwargs")
 
@@ -311,7 +306,7 @@ class OmniTransformer(BackboneTransformer):
             batch["row_position_ids"] = pad([self._positions(row) for row in rows], 1, side)
         return batch
 
-    def inference_batch(self, rows: Sequence[Row], start: int = 0, all_tokens: bool = False) -> dict[str, Any]:
+    def inference_batch(self, rows: Sequence[Row], start: int = 0) -> dict[str, Any]:
         """Make a batch that is cheaper to run than that of `collate`, and gives the same embeddings.
 
         Padding is on the right, where causal attention keeps it from being seen, so that no mask is needed; and what
@@ -320,16 +315,14 @@ class OmniTransformer(BackboneTransformer):
         Args:
             rows: The rows.
             start: How many tokens the cached prefix has, with which all rows begin.
-            all_tokens: Whether the hidden states of all tokens are asked for, and not of the last alone.
 
         Returns:
-            As `collate`, but for the tokens from `start` on.
+            As `collate`, but for the tokens from `start` on; `is_right_padded` tells `forward` that no mask is needed.
         """
         batch = self._pad(rows, "right", start)
         if self.backbone.rotary_axes > 1:
             batch["row_position_ids"] = pad([self._positions(row)[:, start:] for row in rows], 1, "right")
-        last = None if all_tokens else batch["attention_mask"].sum(dim=1) - 1
-        return {**batch, "last_position": last}
+        return {**batch, "is_right_padded": True}
 
     def _pad(self, rows: Sequence[Row], side: Literal["left", "right"], start: int = 0) -> dict[str, Any]:
         pad_id = self.tokenizer.pad_token_id
@@ -379,11 +372,10 @@ class OmniTransformer(BackboneTransformer):
         positions = known.pop("row_position_ids", None)
         if positions is not None:
             kwargs["position_ids"] = positions.transpose(0, 1)
-        if "last_position" in known:
+        if known.pop("is_right_padded", False):
             cache = known.pop("prefix_cache", None)
             kwargs |= {"past_key_values": cache, "attention_mask": None, "use_cache": False}
-            with only_at(known.pop("last_position")):
-                features.update(super().forward(known, **kwargs))
+            features.update(super().forward(known, **kwargs))
             return features
         # What is asked for beyond embeddings, as the states of all layers, is of one pass; and where each process holds
         # a part of the weights, all have to make as many passes.
