@@ -331,7 +331,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         """Embed one input, or a list of inputs of any kinds in any order.
 
         Args:
-            inputs: Text, media and mixtures; `lco_embedding.modules.inputs.sort_input` lists the forms.
+            inputs: Text, media and mixtures; `lco_embedding.modules.inputs.parse_input` lists the forms.
             *args: As in `SentenceTransformer.encode`.
             on_error: What to do with inputs that can't be embedded: `"raise"` an [`InputError`] (types, paths and
                 headers of all inputs are checked before anything is computed, and every bad one is listed; what only

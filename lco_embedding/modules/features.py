@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from transformers import ProcessorMixin
 
 from lco_embedding.modules import media
 from lco_embedding.modules.backbones import Backbone
-from lco_embedding.modules.inputs import Block, Item
+from lco_embedding.modules.inputs import Block, Item, Problem, one_item
 from lco_embedding.modules.media import MediaError
 from lco_embedding.modules.settings import ProcessingKwargs, check_arguments, for_processor, sampling
 
@@ -61,7 +61,47 @@ class MediaReader:
         extractor = self.processor.feature_extractor
         return float(extractor.n_samples / extractor.sampling_rate)
 
-    def check(self, block: Block) -> None:
+    def check(self, items: Sequence[Item]) -> tuple[list[Item], list[Problem]]:
+        """Check items by the headers of their media, without decoding.
+
+        Args:
+            items: Items as `parse_inputs` makes them; those that are checked are passed through.
+
+        Returns:
+            The good items, whose blocks have their extents, and the problems of the others.
+        """
+        good: list[Item] = []
+        problems: list[Problem] = []
+        for item in items:
+            if item.is_checked:
+                good.append(item)
+                continue
+            source = ""
+            try:
+                with one_item():
+                    messages = []
+                    for message in item.messages:
+                        blocks = []
+                        for block in message.blocks:
+                            source = block.source
+                            blocks.append(self._checked(block))
+                        messages.append(replace(message, blocks=tuple(blocks)))
+                    good.append(Item(item.index, tuple(messages), is_checked=True))
+            except MediaError as error:
+                problems.append(Problem(item.index, source, str(error)))
+        return good, problems
+
+    def _checked(self, block: Block) -> Block:
+        if block.kind not in self.backbone.kinds:
+            raise MediaError(f"this model takes {', '.join(self.backbone.kinds)}, not {block.kind}")
+        if block.kind == "text":
+            return block
+        checks = {"image": media.check_image, "audio": media.check_audio, "video": media.check_video}
+        block = replace(block, extent=checks[block.kind](block.value))
+        self._check_limits(block)
+        return block
+
+    def _check_limits(self, block: Block) -> None:
         """Check what the header of a medium tells against what the backbone takes.
 
         Raises:

@@ -1,14 +1,14 @@
-"""Sort any input into an [`Item`]: chat messages whose content is a row of text and media blocks.
+"""Inputs of any form, parsed into items: chat messages whose content is a list of text and media blocks.
 
-Nothing is decoded here. Types, paths and headers are checked, so that a whole corpus can be vetted before the first
-forward pass, and every problem is reported with the index of its input.
+Nothing is decoded here. [`MediaReader.check`] of `media_features` then reads the headers, so that a whole corpus is
+checked before the first forward pass, and every problem is reported with the index of its input.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,10 +101,17 @@ class Message:
 
 @dataclass(frozen=True)
 class Item:
-    """One input: its position in the caller's list and its chat messages, mostly a single one of the user."""
+    """One input, parsed.
+
+    Args:
+        index: Its position in the caller's list.
+        messages: Its chat messages, mostly a single one of the user.
+        is_checked: Whether the headers of its media are read and fit the model, so that its blocks have their extents.
+    """
 
     index: int
     messages: tuple[Message, ...]
+    is_checked: bool = False
 
     @property
     def blocks(self) -> list[Block]:
@@ -146,20 +153,17 @@ def one_item() -> Iterator[None]:
         raise MediaError(f"it can't be read ({type(error).__name__}: {reason})") from error
 
 
-def sort_inputs(
-    inputs: Sequence[Any], kinds: Sequence[str], check: Callable[[Block], None]
-) -> tuple[list[Item], list[Problem]]:
-    """Sort inputs into items and check them, without decoding.
+def parse_inputs(inputs: Sequence[Any]) -> tuple[list[Item], list[Problem]]:
+    """Parse inputs into items, by their types and names; no header is read but of a file whose name does not tell.
 
     Args:
-        inputs: Anything that [`sort_input`] takes; items are passed through.
-        kinds: The kinds that the backbone takes.
-        check: Raises [`MediaError`] for a media block whose header shows that the backbone can't take it.
+        inputs: Anything that [`parse_input`] takes; items are passed through.
 
     Returns:
         The good items, in order and with their indices, and the problems of the others.
     """
-    items, problems = [], []
+    items: list[Item] = []
+    problems: list[Problem] = []
     for index, value in enumerate(inputs):
         if isinstance(value, Item):
             items.append(value)
@@ -168,33 +172,14 @@ def sort_inputs(
         try:
             with one_item():
                 source = describe(value)
-                messages = []
-                for message in sort_input(value):
-                    blocks = []
-                    for block in message.blocks:
-                        source = block.source
-                        blocks.append(_checked(block, kinds, check))
-                    messages.append(Message(message.role, tuple(blocks)))
+                items.append(Item(index, tuple(parse_input(value))))
         except MediaError as error:
             problems.append(Problem(index, source, str(error)))
-        else:
-            items.append(Item(index, tuple(messages)))
     return items, problems
 
 
-def _checked(block: Block, kinds: Sequence[str], check: Callable[[Block], None]) -> Block:
-    if block.kind not in kinds:
-        raise MediaError(f"this model takes {', '.join(kinds)}, not {block.kind}")
-    if block.kind == "text":
-        return block
-    checks = {"image": media.check_image, "audio": media.check_audio, "video": media.check_video}
-    block = Block(block.kind, block.value, checks[block.kind](block.value))
-    check(block)
-    return block
-
-
-def sort_input(value: Any) -> list[Message]:
-    """Sort one input into chat messages.
+def parse_input(value: Any) -> list[Message]:
+    """Parse one input into chat messages.
 
     Args:
         value: A string (text, the path of an existing media file, or a data URI), a path object, bytes, an open

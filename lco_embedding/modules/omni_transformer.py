@@ -23,7 +23,7 @@ from lco_embedding.modules.inputs import (
     Message,
     Problem,
     one_item,
-    sort_inputs,
+    parse_inputs,
     without_absent,
 )
 from lco_embedding.modules.like_lengths import forward_by_length
@@ -111,13 +111,15 @@ class OmniTransformer(BackboneTransformer):
         """Parse inputs into items, checking types, paths and headers but decoding nothing.
 
         Args:
-            inputs: Anything that `sort_input` of `lco_embedding.modules.inputs` takes, or items.
+            inputs: Anything that `parse_input` of `lco_embedding.modules.inputs` takes, or items.
             reader: The reader of the call; that of the checkpoint's settings unless given.
 
         Returns:
             The good items with their indices, and the problems of the others.
         """
-        return sort_inputs(inputs, self.backbone.kinds, (reader or self.reader()).check)
+        parsed, problems = parse_inputs(inputs)
+        items, found = (reader or self.reader()).check(parsed)
+        return items, sorted([*problems, *found], key=lambda problem: problem.index)
 
     def preprocess(
         self,
@@ -129,7 +131,7 @@ class OmniTransformer(BackboneTransformer):
         """Turn inputs into a batch of features.
 
         Args:
-            inputs: Anything that `sort_input` of `lco_embedding.modules.inputs` takes, or items.
+            inputs: Anything that `parse_input` of `lco_embedding.modules.inputs` takes, or items.
             prompt: A system message to put before each chat.
             processing_kwargs: Settings for this call, over those of the checkpoint.
             **kwargs: `max_length`: cut text to so many tokens before the prompt; `task`: for templates that use it.

@@ -28,7 +28,7 @@ from lco_embedding.miniature import checkpoint_of
 from lco_embedding.modules import OmniTransformer, prompts
 from lco_embedding.modules.batching import Row, pad
 from lco_embedding.modules.features import splice
-from lco_embedding.modules.inputs import InputError, Item, Problem, sort_inputs
+from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.training.adapters import count_parameters, lora_config, set_trainable
 from lco_embedding.training.arguments import TuningArguments, parse
 from lco_embedding.training.mixture import Mixture, Rows
@@ -90,9 +90,7 @@ class ChatCollator:
             InputError: Some chats can't be trained on; it lists them by their place in the batch.
         """
         reader = self.omni.reader()
-        items, problems = sort_inputs(
-            [list(example["messages"]) for example in examples], self.omni.backbone.kinds, reader.check
-        )
+        items, problems = self.omni.parse([list(example["messages"]) for example in examples], reader)
         rows, labels, others = [], [], []
         for item in items:
             row = self.omni.read(item, reader)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.modules import media
 from lco_embedding.modules.features import MediaReader, splice
-from lco_embedding.modules.inputs import Block
-from lco_embedding.modules.media import MediaError
-from tests.conftest import clip, noise, tone
+from lco_embedding.modules.inputs import Block, parse_inputs
+from tests.conftest import SAMPLES, clip, noise, tone
 from tests.media_files import counting_frames, sine, write_video
 
 RATE = 16_000
@@ -64,10 +65,26 @@ def test_sound_of_a_video_that_is_heard_is_checked_before_anything_is_computed(
     items, problems = shared_model.omni.parse(values, shared_model.omni.reader(HEARD))
     assert [item.index for item in items] == [0, 2]
     assert [problem.index for problem in problems] == [1]
-    with pytest.raises(MediaError, match=reason):
-        shared_model.omni.reader(HEARD).check(Block("video", heard_clip(sound)))
+    assert re.search(reason, problems[0].reason)
     # What is not heard does not matter.
     assert not shared_model.omni.parse(values)[1]
+
+
+def test_header_checks_keep_indices_and_name_sources(shared_model: LCOEmbedding, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff nonsense")
+    reader = shared_model.omni.reader()
+    reader = replace(reader, backbone=replace(reader.backbone, kinds=("text", "image")))
+    png, wav = SAMPLES / "images" / "red_circle.png", SAMPLES / "sounds" / "voice_seven.wav"
+    parsed, _ = parse_inputs(["a", broken, png, {"image": png, "audio": wav}])
+    good, problems = reader.check(parsed)
+    assert [item.index for item in good] == [0, 2]
+    assert [(problem.index, problem.source) for problem in problems] == [
+        (1, f"image {str(broken)!r}"),
+        (3, f"audio {str(wav)!r}"),
+    ]
+    assert (good[1].blocks[0].extent.width, good[1].blocks[0].extent.height) == Image.open(png).size
+    assert reader.check(good) == (good, []), "what is checked is not read again"
 
 
 def test_length_of_the_sound_of_a_file_is_checked_by_its_header(shared_model: LCOEmbedding, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lco_embedding.modules import media
-from lco_embedding.modules.inputs import Block, sort_input
+from lco_embedding.modules.inputs import Block, parse_input
 from lco_embedding.modules.media import MediaError
 from tests.media_files import counting_frames, quarters, sine, write_audio, write_image, write_video
 
@@ -19,7 +19,7 @@ RATE = 16_000
 
 
 def block(value: Any) -> Block:
-    ((found,),) = [message.blocks for message in sort_input(value)]
+    ((found,),) = [message.blocks for message in parse_input(value)]
     return found
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from lco_embedding.modules import inputs
-from lco_embedding.modules.inputs import InputError, Item, Problem, sort_input
+from lco_embedding.modules.inputs import InputError, Item, Problem, parse_input
 from lco_embedding.modules.media import MediaError
 from tests.conftest import SAMPLES, noise, tone
 
@@ -27,7 +27,7 @@ MP4, WEBM = SAMPLES / "clips" / "red_circle_moves_right.mp4", SAMPLES / "clips" 
 
 
 def kinds(value: Any) -> list[str]:
-    return [block.kind for message in sort_input(value) for block in message.blocks]
+    return [block.kind for message in parse_input(value) for block in message.blocks]
 
 
 def data_uri(path: Path, media_type: str) -> str:
@@ -115,13 +115,13 @@ def test_kinds(value: Any, expected: list[str]) -> None:
     ],
 )
 def test_an_empty_text_is_a_text(value: Any, texts: list[str]) -> None:
-    (message,) = sort_input(value)
+    (message,) = parse_input(value)
     assert [block.value for block in message.blocks] == texts
     assert Item(0, (message,)).is_empty == (not "".join(texts).strip())
 
 
 def test_an_empty_text_beside_a_medium_is_absent() -> None:
-    (message,) = sort_input({"text": "", "image": PNG})
+    (message,) = parse_input({"text": "", "image": PNG})
     assert [block.kind for block in message.blocks] == ["image"]
     assert not Item(0, (message,)).is_empty
 
@@ -167,7 +167,7 @@ def test_an_empty_text_beside_a_medium_is_absent() -> None:
 )
 def test_bad_values_say_why(value: Any, reason: str) -> None:
     with pytest.raises(MediaError, match=reason):
-        sort_input(value)
+        parse_input(value)
 
 
 def test_relative_path_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,19 +177,11 @@ def test_relative_path_in_the_working_folder(tmp_path: Path, monkeypatch: pytest
     assert kinds({"text": "here.png"}) == ["text"]
 
 
-def test_header_checks_keep_indices_and_name_sources(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"\xff\xd8\xff nonsense")
-    good, problems = inputs.sort_inputs(["a", broken, PNG, {"image": PNG, "audio": WAV}], ("text", "image"), print)
-    assert [item.index for item in good] == [0, 2]
-    assert [(problem.index, problem.source) for problem in problems] == [
-        (1, f"image {str(broken)!r}"),
-        (3, f"audio {str(WAV)!r}"),
-    ]
-    assert (good[1].blocks[0].extent.width, good[1].blocks[0].extent.height) == Image.open(PNG).size
-    again, none = inputs.sort_inputs(good, ("text", "image"), print)
-    assert again == good
-    assert not none
+def test_parsing_keeps_indices_and_items(tmp_path: Path) -> None:
+    good, problems = inputs.parse_inputs(["a", None, PNG, [], {"image": PNG, "audio": WAV}])
+    assert [item.index for item in good] == [0, 2, 4]
+    assert [(problem.index, problem.source) for problem in problems] == [(1, "NoneType"), (3, "list")]
+    assert inputs.parse_inputs(good) == (good, [])
 
 
 def test_input_error_lists_and_pickles() -> None:
@@ -210,7 +202,7 @@ def test_open_files_are_read_from_their_start(tmp_path: Path, path: Path, kind: 
         for stream in (BytesIO(content), opened, member):
             stream.read(7)
             for value in (stream, {kind: stream}, {kind: [stream]}):
-                (block,) = sort_input(value)[0].blocks
+                (block,) = parse_input(value)[0].blocks
                 assert (block.kind, block.value) == (kind, content)
 
 
@@ -219,7 +211,7 @@ def test_sound_of_a_video_in_memory_may_be_an_open_file() -> None:
     for value in ({"array": frames, "video_metadata": {"fps": 2}}, {"video": {"array": frames}}):
         inner = value.get("video", value)
         inner["audio"] = BytesIO(WAV.read_bytes())
-        (block,) = sort_input(value)[0].blocks
+        (block,) = parse_input(value)[0].blocks
         assert block.value["audio"] == WAV.read_bytes()
         assert block.value["array"] is frames
 
@@ -244,17 +236,17 @@ def test_open_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
             (BytesIO(b"x"), "can't be read as audio or video"),
         ):
             with pytest.raises(MediaError, match=reason):
-                sort_input(stream)
+                parse_input(stream)
 
 
 def test_rows_of_a_data_frame_say_what_to_pass() -> None:
     frame = pandas.DataFrame({"text": ["a", "b"], "image": [str(PNG), str(PNG)]})
     for value in (frame, frame.iloc[0], frame["text"]):
         with pytest.raises(MediaError, match=r"to_dict\(\)"):
-            sort_input(value)
+            parse_input(value)
     assert kinds(frame.iloc[0].to_dict()) == ["text", "image"]
     with pytest.raises(MediaError, match="can't be embedded"):
-        sort_input(pandas.NA)
+        parse_input(pandas.NA)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +256,7 @@ def test_rows_of_a_data_frame_say_what_to_pass() -> None:
 def test_strings_that_name_a_medium_of_unknown_ending(tmp_path: Path, path: Path, kind: str, name: str) -> None:
     copy = tmp_path / name
     copy.write_bytes(path.read_bytes())
-    (block,) = sort_input(f"{copy}\n")[0].blocks
+    (block,) = parse_input(f"{copy}\n")[0].blocks
     assert (block.kind, block.value) == (kind, str(copy))
     assert kinds({"text": str(copy)}) == ["text"]
 
