@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from lco_embedding.evaluation.retrieval import CONFIDENCE, Estimate
 
@@ -104,44 +105,25 @@ def fit(points: Sequence[Point], bootstrap: int = 2000, seed: int = 0) -> Scalin
     if not np.isfinite(scores).all() or (np.ptp(scores, axis=0) == 0).any():
         raise ValueError(f"scores of {pairs[0]} must be finite and must differ between models")
     owners = np.array([models.index(point.model) for point in points])
-    slope, intercept = _line(scores)
+    line = stats.linregress(*scores.T)
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(bootstrap):
         chosen = rng.integers(len(models), size=len(models))
         drawn = np.concatenate([scores[owners == index] for index in chosen])
         if (np.ptp(drawn, axis=0) > 0).all():
-            draws.append((pearson(*drawn.T), spearman(*drawn.T)))
+            draws.append(_correlations(drawn))
     low, high = np.quantile(np.array(draws), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-    values = (pearson(*scores.T), spearman(*scores.T))
+    values = _correlations(scores)
     linear, ranked = (Estimate(*map(float, each)) for each in zip(values, low, high, strict=True))
     left_out = {model: _leave_out(scores, owners == index) for index, model in enumerate(models)}
-    return ScalingLaw(tuple(points), slope, intercept, linear, ranked, left_out)
+    return ScalingLaw(tuple(points), float(line.slope), float(line.intercept), linear, ranked, left_out)
 
 
 def fit_pairs(points: Sequence[Point], bootstrap: int = 2000, seed: int = 0) -> dict[str, ScalingLaw]:
     """Fit the law of each pair of modalities."""
     pairs = dict.fromkeys(point.pair for point in points)
     return {pair: fit([point for point in points if point.pair == pair], bootstrap, seed) for pair in pairs}
-
-
-def pearson(x: Array, y: Array) -> float:
-    """Return the linear correlation; NaN where one side does not vary."""
-    x, y = x - x.mean(), y - y.mean()
-    scale = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / scale) if scale > 0 else float("nan")
-
-
-def spearman(x: Array, y: Array) -> float:
-    """Return the correlation of ranks, equal values sharing the mean of theirs."""
-    return pearson(ranks(x), ranks(y))
-
-
-def ranks(values: Array) -> Array:
-    """Return ranks from 1, equal values sharing the mean of theirs."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    shared: Array = (np.cumsum(counts) - (counts - 1) / 2)[places]
-    return shared
 
 
 def generation_scores(
@@ -184,16 +166,15 @@ def generation_scores(
     return figures
 
 
-def _line(scores: Array) -> tuple[float, float]:
-    x, y = scores.T
-    slope = float((x - x.mean()) @ (y - y.mean()) / ((x - x.mean()) @ (x - x.mean())))
-    return slope, float(y.mean() - slope * x.mean())
+def _correlations(scores: Array) -> tuple[float, float]:
+    """Return the linear correlation and that of ranks."""
+    return float(stats.pearsonr(*scores.T).statistic), float(stats.spearmanr(*scores.T).statistic)
 
 
 def _leave_out(scores: Array, own: NDArray[np.bool_]) -> LeftOut:
     others = scores[~own]
     actual = float(scores[own, 1].mean())
-    if np.ptp(others[:, 0]) == 0:
+    if (np.ptp(others, axis=0) == 0).any():
         return LeftOut(float(others[:, 1].mean()), actual, float("nan"))
-    slope, intercept = _line(others)
-    return LeftOut(float(intercept + slope * scores[own, 0].mean()), actual, pearson(*others.T))
+    line = stats.linregress(*others.T)
+    return LeftOut(float(line.intercept + line.slope * scores[own, 0].mean()), actual, float(line.rvalue))

@@ -196,9 +196,8 @@ def _evaluate_data(arguments: EvaluateArguments, model: LCOEmbedding, options: d
 
 
 def format_scores(title: str, model: str, scores: Sequence[TaskScore]) -> str:
-    """Lay out scores in percent by category, their mean, and published means of the same tasks."""
+    """Lay out scores in percent by category, and their mean."""
     from lco_embedding.evaluation.benchmarks import by_category, mean
-    from lco_embedding.evaluation.published import PUBLISHED
 
     def line(name: str, count: str, value: float | None, note: str = "") -> str:
         shown = "-" if value is None else f"{100 * value:.1f}"
@@ -210,12 +209,8 @@ def format_scores(title: str, model: str, scores: Sequence[TaskScore]) -> str:
         lines.append(line(category, f"{done}/{len(group)}", mean(group)))
         lines += [line(f"  {score.name}", "", score.score, "failed" if score.error else "") for score in group]
     done = sum(score.score is not None for score in scores)
-    published = [figure for figure in PUBLISHED if figure.benchmark == title]
-    note = "not all tasks, so not comparable" if published and done < len(scores) else ""
+    note = "not all tasks" if done < len(scores) else ""
     lines.append(line("mean over tasks", f"{done}/{len(scores)}", mean(scores), note))
-    if published:
-        lines.append("published, not run here:")
-        lines += [line(f"  {each.model}", str(each.tasks), each.mean / 100, each.source) for each in published]
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lco_embedding.analysis.scaling_law import Point, fit, fit_pairs, generation_scores, pearson, ranks, spearman
+from lco_embedding.analysis.scaling_law import Point, fit, fit_pairs, generation_scores
 from lco_embedding.json_lines import JsonLines
 from lco_embedding.miniature.world.chats import Chats
 
@@ -75,14 +75,6 @@ def test_too_little_is_an_error() -> None:
         fit(points(np.ones(6)))
     with pytest.raises(ValueError, match="finite"):
         fit(points(np.where(X == 0.5, np.nan, X)))
-
-
-def test_ranks_share_ties() -> None:
-    values = np.array([3.0, 1.0, 3.0, 2.0, 3.0])
-    assert ranks(values).tolist() == stats.rankdata(values).tolist()
-    other = np.array([1.0, 1.0, 2.0, 0.0, 5.0])
-    assert spearman(values, other) == pytest.approx(stats.spearmanr(values, other).statistic)
-    assert np.isnan(pearson(values, np.ones(5)))
 
 
 def test_generation_scores_come_from_files_and_lists(tmp_path: Path) -> None:

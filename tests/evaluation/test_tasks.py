@@ -23,7 +23,6 @@ from mteb.mocks import mock_tasks  # noqa: E402
 from lco_embedding.cli import main  # noqa: E402
 from lco_embedding.evaluation.benchmarks import by_category, export, mean, run  # noqa: E402
 from lco_embedding.evaluation.mteb_encoder import MtebEncoder  # noqa: E402
-from lco_embedding.evaluation.published import PUBLISHED  # noqa: E402
 from lco_embedding.evaluation.tasks import BENCHMARKS, CONFIGS, SeaDocRetrieval, TaskGroup, find_tasks  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -102,15 +101,6 @@ def test_groups_are_the_benchmarks_of_mteb() -> None:
     assert counts["seadoc"] == 1
     assert len({task.metadata.type for task in groups["mieb-lite"].tasks}) == 10
     assert {"audio"} < set().union(*(task.metadata.modalities for task in groups["maeb"].tasks))
-
-
-def test_published_figures_are_of_benchmarks_that_can_be_run() -> None:
-    sizes = {group.title: len(group.tasks) for group in find_tasks(list(BENCHMARKS))}
-    for figure in PUBLISHED:
-        assert sizes[figure.benchmark] == figure.tasks, figure
-        assert 0 < figure.mean < 100
-        assert figure.source.startswith("arXiv ")
-    assert len({(figure.model, figure.benchmark) for figure in PUBLISHED}) == len(PUBLISHED)
 
 
 def test_single_tasks_are_reported_together_and_mteb_names_work() -> None:
@@ -228,19 +218,6 @@ def test_the_command_runs_what_it_can_and_goes_on(
     monkeypatch.setattr(LCOEmbedding, "encode", refuse)
     assert main(["evaluate", "--model", str(thinker), "--tasks", "seadoc", "--output", str(output)]) == 0
     assert json.loads((output / "seadoc.json").read_text())["figures"] == report["figures"]
-
-
-def test_published_figures_stand_beside_ones_own() -> None:
-    from lco_embedding.cli.evaluate import format_scores
-    from lco_embedding.evaluation.benchmarks import TaskScore
-
-    (group,) = find_tasks(["mieb-lite"])
-    table = format_scores(group.title, "me", [TaskScore(task, error="offline") for task in group.tasks])
-    below = table.split("published, not run here:")[1]
-    for figure in PUBLISHED:
-        row = f"{figure.mean:.1f}  {figure.source}"
-        assert (figure.model in below and row in below) == (figure.benchmark == group.title)
-    assert "0/51" in table
 
 
 def test_mistyped_names_are_told_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
