@@ -231,3 +231,19 @@ def test_an_input_beyond_the_memory_is_named(
     monkeypatch.setattr(OmniTransformer, "forward", full)
     assert main(["similarity", "a", "b", "--model", str(thinker), "--device", "cpu"]) == 2
     assert "does not fit into the memory of cpu" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(thinker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lco_embedding.modules.omni_transformer import OmniTransformer
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(OmniTransformer, "forward", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        main(["similarity", "a", "b", "--model", str(thinker), "--device", "cpu"])
+
+
+def test_a_device_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["similarity", "a", "b", "--device", "cudda"]) == 2
+    assert "--device cudda can't be used: Expected one of cpu, cuda" in capsys.readouterr().err

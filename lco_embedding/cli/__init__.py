@@ -57,7 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.parse_args(words)
     try:
         return int(import_module(COMMANDS[words[0]][0]).main(words[1:]))
-    except (ValueError, OSError, ImportError, RuntimeError, MemoryError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
+        print(f"lco-embedding: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        # torch's error for memory; any other is a bug, whose traceback is needed.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
         print(f"lco-embedding: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

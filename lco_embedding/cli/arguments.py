@@ -44,9 +44,19 @@ class ModelArguments:
     load_audio_from_video: bool = option("hear the sound track of videos together with their frames", False)
 
     def load(self) -> LCOEmbedding:
-        """Load the model."""
+        """Load the model.
+
+        Raises:
+            ValueError: There is no such device.
+        """
+        import torch
+
         from lco_embedding.model import LCOEmbedding
 
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"--device {self.device} can't be used: {str(error).splitlines()[0]}") from error
         kwargs: dict[str, Any] = {"device": self.device, "revision": self.revision}
         if self.dtype:
             kwargs["model_kwargs"] = {"dtype": self.dtype}
