@@ -122,7 +122,7 @@ class MediaReader:
                     f"{block.extent.width} x {block.extent.height} pixels are no multiples of {side}, "
                     f"the side of a token, and do_resize of {block.kind} is False"
                 )
-        if block.kind == "audio":
+        if block.kind == "audio" and not block.extent.is_estimate:
             self._check_seconds(block.extent.seconds)
         if block.kind == "video" and self.hears:
             self._check_seconds(media.check_sound_track(block.value).seconds)

@@ -4,52 +4,49 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import IO, Any, Protocol, runtime_checkable
 
-import av
 import numpy as np
-import soundfile
 import soxr
 import torch
 from numpy.typing import NDArray
 
+from lco_embedding.modules.media.decoding import decode, is_restart, joined_files
 from lco_embedding.modules.media.files import (
     Extent,
     MediaError,
     as_numpy,
     declared_seconds,
     describe,
-    is_measured,
     open_container,
     open_reader,
 )
-from lco_embedding.modules.media.truncation import check_complete
-
-BLOCK = 1 << 18
-"""Samples of each channel that are read at a time."""
+from lco_embedding.modules.media.integrity import check_complete, has_length_tag
 
 MAX_SECONDS = 3600.0
 """Longest audio that is decoded unless more is asked for: a header may promise years."""
 
-DURATION_SLACK = 0.5
-"""Seconds by which a container may overstate its sound track."""
+MAX_OVERSTATED = 0.25
+"""Seconds by which the count of samples in a header may exceed what the file holds."""
 
-UNKNOWN_FRAMES = 1 << 62
-"""libsndfile's count of samples, at least, of a streamed file that declares none; soundfile can't read it whole."""
+TIMED = ("mov", "matroska", "mpeg", "asf", "flv", "ogg")
+"""First words of the names of containers that state when their packets are heard. In others, FFmpeg counts on from the
+first packet at one rate, so that these times are wrong where the rate changes."""
 
-MALFORMED = 3
-"""libsndfile's error code of a known format that is broken; of others PyAV may know more."""
+COUNTED = ("flac", "au")
+"""Containers whose headers count the samples, and whose bytes `check_complete` does not count."""
 
-# In libsndfile's log of a WAV or AIFF file: the bytes of samples that its header declares, and those that are there.
-DATA_SIZE = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")
+RAW = ("mp3", "aac", "amr")
+"""Formats without a header, whose length FFmpeg guesses from the first bit rates unless an MP3 file states it."""
+
+MAX_OVERLAP = 1.0
+"""Seconds by which times may run behind the samples; a further step back begins the clock anew."""
 
 MIN_SHIFT = 0.04
-"""Seconds that one token of sound stands for in the Qwen2.5-Omni models; codecs begin less than that off the video."""
+"""Seconds of audio of one token in the Qwen2.5-Omni models. Shifts and gaps below it are rounding, not silence."""
 
 MAX_PEAK = 100.0
 """Floats above this are no audio in [-1, 1], however loud; they are most likely integers that were not scaled."""
@@ -68,19 +65,19 @@ class AudioDecoder(Protocol):
         """Return an object with `data`, float of shape (channels, samples), and `sample_rate` in Hz."""
 
 
-@dataclass(frozen=True)
-class Waveform:
-    """Decoded audio.
+@dataclass
+class Segment:
+    """Decoded samples without a gap, at one rate.
 
     Args:
-        samples: float32 of shape (samples,), mono.
-        sampling_rate: In Hz; 0: unknown.
-        lead: Seconds of silence before the samples.
+        sampling_rate: In Hz; 0: that of the model.
+        start: Time of the first sample in seconds.
+        chunks: float32 arrays of shape (samples,), mono, one after the other.
     """
 
-    samples: NDArray[np.float32]
     sampling_rate: int
-    lead: float = 0.0
+    start: float = 0.0
+    chunks: list[NDArray[np.float32]] = field(default_factory=list)
 
 
 def check_audio(value: Any) -> Extent:
@@ -96,18 +93,15 @@ def check_audio(value: Any) -> Extent:
     if isinstance(value, AudioDecoder):
         return Extent(seconds=value.metadata.duration_seconds_from_header or 0.0)
     if isinstance(value, Mapping | np.ndarray | torch.Tensor):
-        wave = _wave_of(value)
-        _check_range(wave.samples)
-        return Extent(seconds=len(wave.samples) / wave.sampling_rate if wave.sampling_rate else 0.0)
+        samples, rate = _samples_of(value)
+        _check_range(samples)
+        return Extent(seconds=len(samples) / rate if rate else 0.0)
     with open_reader(value) as file:
-        with _sound_file(file) as sound:
-            if sound is not None:
-                if not sound.frames:
-                    raise MediaError("the audio has no samples")
-                return Extent(seconds=sound.frames / sound.samplerate)
-        file.seek(0)
+        check_complete(file)
+        is_stated = has_length_tag(file)
         with open_container(file) as container:
-            return Extent(seconds=declared_seconds(container, _first_track(container)))
+            seconds = declared_seconds(container, _first_track(container))
+            return Extent(seconds=seconds, is_estimate=container.format.name in RAW and not is_stated)
 
 
 def load_audio(value: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS) -> NDArray[np.float32]:
@@ -128,25 +122,36 @@ def load_audio(value: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS)
     """
     if isinstance(value, AudioDecoder):
         decoded = value.get_all_samples()
-        wave = _mono(as_numpy(decoded.data), int(decoded.sample_rate))
+        samples, rate = _mono(as_numpy(decoded.data)), int(decoded.sample_rate)
     elif isinstance(value, Mapping | np.ndarray | torch.Tensor):
-        wave = _wave_of(value)
+        samples, rate = _samples_of(value)
     else:
-        wave = _read_audio(value, max_seconds)
-    return _at_rate(wave, sampling_rate, max_seconds)
+        with open_reader(value) as file:
+            check_complete(file)
+            waveform = _read_track(file, sampling_rate, max_seconds)
+        if not len(waveform):
+            raise MediaError("the audio has no samples")
+        return waveform
+    return _waveform([Segment(rate, chunks=[samples])], 0.0, sampling_rate, max_seconds)
 
 
-def _at_rate(wave: Waveform, sampling_rate: int, max_seconds: float) -> NDArray[np.float32]:
-    rate = wave.sampling_rate or sampling_rate
-    samples = wave.samples[: math.ceil(max_seconds * rate)]
-    if not len(samples):
-        raise MediaError("the audio has no samples")
-    _check_range(samples)
-    if rate != sampling_rate:
-        samples = soxr.resample(samples, rate, sampling_rate).astype(np.float32)
-    if wave.lead:
-        samples = np.pad(samples, (round(wave.lead * sampling_rate), 0))[: math.ceil(max_seconds * sampling_rate)]
-    return samples
+def _waveform(segments: list[Segment], start: float, sampling_rate: int, max_seconds: float) -> NDArray[np.float32]:
+    """Place segments on one time line of `sampling_rate` that begins at `start`, with silence between them."""
+    placed = []
+    for segment in segments:
+        rate = segment.sampling_rate or sampling_rate
+        skipped = max(0, round((start - segment.start) * rate))
+        samples = np.concatenate(segment.chunks)[skipped : skipped + math.ceil(max_seconds * rate)]
+        if len(samples):
+            _check_range(samples)
+            samples = samples if rate == sampling_rate else soxr.resample(samples, rate, sampling_rate)
+            placed.append((max(0, round((segment.start - start) * sampling_rate)), samples))
+    length = max((place + len(samples) for place, samples in placed), default=0)
+    length = min(length, math.ceil(max_seconds * sampling_rate))
+    waveform = np.zeros(length, np.float32)
+    for place, samples in placed:
+        waveform[place : place + len(samples)] = samples[: max(0, length - place)]
+    return waveform
 
 
 def has_sound_track(value: Any) -> bool:
@@ -173,7 +178,7 @@ def check_sound_track(value: Any) -> Extent:
 def load_sound_track(
     value: Any, sampling_rate: int, max_seconds: float = MAX_SECONDS, start: float | None = None
 ) -> NDArray[np.float32] | None:
-    """Decode the sound of a video as [`load_audio`] does; None if it has none.
+    """Decode the sound of a video as [`load_audio`] does; None if it has none, or a track without samples.
 
     Args:
         value: A video, as `load_video` takes it.
@@ -186,13 +191,17 @@ def load_sound_track(
         return None if value.get("audio") is None else load_audio(value["audio"], sampling_rate, max_seconds)
     if not isinstance(value, str | os.PathLike | bytes):
         return None
-    with open_reader(value) as file, open_container(file) as container:
-        if not container.streams.audio:
-            return None
-        return _at_rate(_read_track(container, max_seconds, start), sampling_rate, max_seconds)
+    with open_reader(value) as file:
+        with open_container(file) as container:
+            if not container.streams.audio:
+                return None
+        file.seek(0)
+        waveform = _read_track(file, sampling_rate, max_seconds, start)
+        return waveform if len(waveform) else None
 
 
-def _wave_of(value: Mapping[str, Any] | NDArray[Any] | torch.Tensor) -> Waveform:
+def _samples_of(value: Mapping[str, Any] | NDArray[Any] | torch.Tensor) -> tuple[NDArray[np.float32], int]:
+    """Return the mono samples of in-memory audio and their rate in Hz, 0 where it is unknown."""
     rate = 0
     array: Any = value
     if isinstance(value, Mapping):
@@ -207,10 +216,10 @@ def _wave_of(value: Mapping[str, Any] | NDArray[Any] | torch.Tensor) -> Waveform
                 raise MediaError("the lists in the 'array' of an audio input differ in length") from error
         if not isinstance(array, np.ndarray | torch.Tensor):
             raise MediaError(f"the 'array' of an audio input must be an array, got {describe(array)}")
-    return _mono(as_numpy(array), round(float(rate)))
+    return _mono(as_numpy(array)), round(float(rate))
 
 
-def _mono(array: NDArray[Any], sampling_rate: int) -> Waveform:
+def _mono(array: NDArray[Any]) -> NDArray[np.float32]:
     if array.ndim not in (1, 2) or not array.size:
         raise MediaError(f"an array of shape {array.shape} is no audio; expected (samples,) or (channels, samples)")
     if array.dtype == np.int64:
@@ -229,7 +238,7 @@ def _mono(array: NDArray[Any], sampling_rate: int) -> Waveform:
         if min(array.shape) > MAX_CHANNELS:
             raise MediaError(f"an array of shape {array.shape} has no axis of channels")
         array = array.mean(axis=int(array.shape[0] > array.shape[1]))
-    return Waveform(np.ascontiguousarray(array, dtype=np.float32), sampling_rate)
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _check_range(samples: NDArray[np.float32]) -> None:
@@ -243,84 +252,73 @@ def _check_range(samples: NDArray[np.float32]) -> None:
         )
 
 
-@contextmanager
-def _sound_file(file: IO[bytes]) -> Iterator[Any]:
-    """Open a file with soundfile; None if it is of a kind that only PyAV reads."""
-    check_complete(file)
-    try:
-        sound = soundfile.SoundFile(file)
-    except soundfile.LibsndfileError as error:
-        if error.code == MALFORMED:
-            raise MediaError(f"the audio is truncated or broken ({error.error_string})") from error
-        yield None
-        return
-    with sound:
-        declared = DATA_SIZE.search(sound.extra_info)
-        # Writers that do not know the length beforehand declare the greatest.
-        if declared and int(declared[2]) < int(declared[1]) < 0x7FFF0000:
-            raise MediaError(f"the audio is truncated: it holds {declared[2]} of {declared[1]} bytes")
-        yield sound if sound.frames < UNKNOWN_FRAMES else None
+def _read_track(
+    file: IO[bytes], sampling_rate: int, max_seconds: float, start: float | None = None
+) -> NDArray[np.float32]:
+    """Decode the first sound track of a file, from `start` seconds of its clock or else from its first sample."""
+    segments: list[Segment] = []
+    origin = end = 0.0
+    for frame, begin in _placed_frames(file):
+        seconds = frame.samples / frame.sample_rate
+        if not segments:
+            if start is not None and begin + seconds <= start:
+                continue
+            origin = begin if start is None or abs(begin - start) < MIN_SHIFT else start
+        if not segments or begin != end or frame.sample_rate != segments[-1].sampling_rate:
+            segments.append(Segment(frame.sample_rate, begin))
+        segments[-1].chunks.append(_mono_frame(frame))
+        end = begin + seconds
+        if end - origin >= max_seconds:
+            break
+    return _waveform(segments, origin, sampling_rate, max_seconds)
 
 
-def _read_audio(value: Any, max_seconds: float) -> Waveform:
-    """Read a file block by block, each averaged over its channels at once: a header may promise a great many."""
-    with open_reader(value) as file:
-        with _sound_file(file) as sound:
-            if sound is not None:
-                return _read_sound(sound, max_seconds)
-        file.seek(0)
-        with open_container(file) as container:
-            return _read_track(container, max_seconds)
+def _placed_frames(file: IO[bytes]) -> Iterator[tuple[Any, float]]:
+    """Yield each frame of the first sound track of a file with the time in seconds at which it begins.
+
+    That is the time that the file states for it, or else the end of the frame before.
+
+    Raises:
+        MediaError: There is no sound track, it can't be decoded, or it holds less than its header counts.
+    """
+    end: float | None = None
+    for part in joined_files(file):
+        with open_container(part) as container:
+            track = _first_track(container)
+            is_timed = container.format.name.startswith(TIMED)
+            offset: float | None = None
+            held = 0.0
+            for frame in decode(container, track):
+                if end is None:
+                    end = frame.time or 0.0
+                begin = end
+                if is_timed and frame.time is not None:
+                    if offset is None:  # each of several files has a clock of its own
+                        offset = end - frame.time
+                    gap = frame.time + offset - end
+                    if gap < -MAX_OVERLAP or is_restart(gap, container):
+                        offset -= gap
+                    elif gap >= MIN_SHIFT:
+                        begin = end + gap
+                yield frame, begin
+                held += frame.samples / frame.sample_rate
+                end = begin + frame.samples / frame.sample_rate
+            declared = declared_seconds(container, track) if container.format.name in COUNTED else 0.0
+            if held < declared - MAX_OVERSTATED:
+                raise MediaError(f"the audio is truncated: it holds {held:.1f} of {declared:.1f} s")
 
 
-def _read_sound(sound: Any, max_seconds: float) -> Waveform:
-    rate = sound.samplerate
-    frames = min(sound.frames, math.ceil(max_seconds * rate))
-    try:
-        blocks = sound.blocks(BLOCK, frames=frames, dtype="float32", always_2d=True)
-        wave = _joined([block.mean(axis=1) for block in blocks], rate)
-    except soundfile.LibsndfileError as error:
-        raise MediaError("the audio can't be decoded: it is truncated or broken") from error
-    if len(wave.samples) < frames:
-        raise MediaError(f"the audio is truncated: it holds {len(wave.samples)} of {frames} samples")
-    return wave
-
-
-def _read_track(container: Any, max_seconds: float, start: float | None = None) -> Waveform:
-    """Read the sound of a container, and let it begin at `start` seconds of its clock, if that is given."""
-    track = _first_track(container)
-    rate = int(track.rate)
-    declared = 0.0 if is_measured(container) else declared_seconds(container, track)
-    resampler = av.AudioResampler(format="fltp")
-    chunks: list[NDArray[np.float32]] = []
-    shift = decoded = kept = 0.0
-    try:
-        for frame in container.decode(track):
-            length = frame.samples / rate
-            decoded += length
-            if start is not None and frame.time is not None and not chunks:
-                if frame.time + length <= start:
-                    continue
-                shift = min(frame.time - start, max_seconds)
-            chunks += [plain.to_ndarray().mean(axis=0) for plain in resampler.resample(frame)]
-            kept += length
-            if kept + shift >= max_seconds:
-                break
-        else:
-            if decoded < declared - DURATION_SLACK:
-                raise MediaError(f"the audio is truncated: it holds {decoded:.1f} of {declared:.1f} s")
-    except av.FFmpegError as error:
-        raise MediaError(f"the audio can't be decoded: it is truncated or broken ({error})") from error
-    samples = _joined(chunks, rate).samples
-    if abs(shift) < MIN_SHIFT:
-        return Waveform(samples, rate)
-    return Waveform(samples, rate, shift) if shift > 0 else Waveform(samples[round(-shift * rate) :], rate)
-
-
-def _joined(chunks: Sequence[NDArray[np.float32]], sampling_rate: int) -> Waveform:
-    if not chunks:
-        raise MediaError("the audio has no samples")
-    return Waveform(np.concatenate(chunks), sampling_rate)
+def _mono_frame(frame: Any) -> NDArray[np.float32]:
+    """Return the mean of the channels of a decoded frame, in [-1, 1] where its samples are integers."""
+    array = frame.to_ndarray()  # (channels, samples) if planar, else (1, samples * channels)
+    if not frame.format.is_planar:
+        array = array.reshape(frame.samples, -1).T
+    samples: NDArray[np.float32] = array.mean(axis=0, dtype=np.float32)
+    if array.dtype == np.uint8:
+        samples = samples / np.float32(128) - 1
+    elif array.dtype.kind == "i":
+        samples = samples / -np.float32(np.iinfo(array.dtype).min)
+    return samples
 
 
 def _first_track(container: Any) -> Any:

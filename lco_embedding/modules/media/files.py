@@ -32,13 +32,12 @@ from lco_embedding.modules.media.formats import (
 )
 
 # What FFmpeg may open: plain containers. Playlists and scripts, which name other files or hosts, are not among them.
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,gif,wav,mp3,flac,ogg,aac,aiff"
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,gif,wav,mp3,flac,ogg,aac,aiff,caf,au,w64,voc,amr"
+)
 
 DURATION = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
 """The tag in which Matroska files state the length of each stream: hours, minutes and seconds."""
-
-GUESSED = "aac"
-"""The container whose length FFmpeg guesses from the first bit rates: raw AAC declares none."""
 
 
 class MediaError(ValueError):
@@ -47,12 +46,22 @@ class MediaError(ValueError):
 
 @dataclass(frozen=True)
 class Extent:
-    """What a header tells of a medium; zero where it tells nothing or the kind has no such extent."""
+    """What a header tells of a medium; zero where it tells nothing or the kind has no such extent.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+        frames: Number of frames of a video.
+        seconds: Length of audio or video.
+        is_estimate: Whether the header states no length and `seconds` follows from the first bit rates, which is
+            enough to plan with and too little to refuse a file.
+    """
 
     width: int = 0
     height: int = 0
     frames: int = 0
     seconds: float = 0.0
+    is_estimate: bool = False
 
 
 @runtime_checkable
@@ -213,31 +222,38 @@ def open_container(file: IO[bytes]) -> Iterator[Any]:
     file.seek(0)
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
-        container = av.open(file, options=options, metadata_errors="ignore")
+        container = av.open(_with_sizes(file), options=options, metadata_errors="ignore")
     except (av.FFmpegError, ValueError) as error:
         raise MediaError(f"the file can't be read as audio or video ({error})") from error
     with container:
         yield container
 
 
+def _with_sizes(file: IO[bytes]) -> IO[bytes]:
+    """Give the sizes that AIFF files lack which were written into a pipe: FFmpeg takes a size of zero for the end."""
+    head = file.read(12)
+    file.seek(0)
+    if not re.match(rb"FORM\0{4}AIF[FC]", head):
+        return file
+    content = bytearray(file.read())
+    content[4:8] = b"\x7f\xff\xff\xff"
+    place = content.find(b"SSND\0\0\0\0")
+    if place > 0:
+        content[place + 4 : place + 8] = (len(content) - place - 8).to_bytes(4, "big")
+    return io.BytesIO(content)
+
+
 def declared_seconds(container: Any, stream: Any) -> float:
     """Return how long the header says a stream is; 0 where it does not, or only for all streams of a file together."""
-    if container.format.name == GUESSED:
-        return 0.0
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        seconds = float(stream.duration * stream.time_base)
+        bits = stream.codec_context.bit_rate if stream.codec_context.name.startswith("pcm") else 0
+        # Headers that were written into a pipe state far more samples than follow.
+        return min(seconds, 8 * container.size / bits) if bits else seconds
     if tag := DURATION.fullmatch(stream.metadata.get("DURATION", "")):
         return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
     alone = len(container.streams) == 1
     return float(container.duration / av.time_base) if container.duration and alone else 0.0
-
-
-def is_measured(container: Any) -> bool:
-    """Tell whether a container states its bytes, so that `check_complete` has found it whole or a live recording.
-
-    The length in seconds that it states may well be that of a last frame which stands, or of a sound that begins late.
-    """
-    return "matroska" in container.format.name
 
 
 def is_cover(stream: Any) -> bool:

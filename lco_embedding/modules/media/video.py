@@ -6,28 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lco_embedding.modules.media.files import (
-    Extent,
-    MediaError,
-    declared_seconds,
-    describe,
-    is_cover,
-    is_measured,
-    open_container,
-    open_reader,
-)
+from lco_embedding.modules.media.decoding import decode, is_restart
+from lco_embedding.modules.media.files import Extent, MediaError, describe, is_cover, open_container, open_reader
 from lco_embedding.modules.media.images import MAX_IMAGE_PIXELS, channels_last, check_image, load_image, to_bytes
-from lco_embedding.modules.media.truncation import check_complete
+from lco_embedding.modules.media.integrity import check_complete
 
-MIN_SHARE = 0.9
-"""Share of the declared length that a video must hold, where its container counts neither frames nor bytes."""
+ROUNDING = 0.001
+"""Seconds to which Matroska, WebM, FLV and ASF round the times of their frames, and what is remuxed from them keeps."""
+
+DEFAULT_RATE = 25.0
+"""Frames a second where neither the times of frames nor the header tell, as FFmpeg has it."""
 
 UNEVEN = 0.5
 """Frames that come further than this off their even times, counted in frames, are chosen by time, not by index."""
@@ -81,7 +76,10 @@ class Sampling:
         """
         if fps is None and total <= self.max_frames:
             return list(range(total))
-        wanted = total if fps is None else max(total / fps * self.fps, self.min_frames)
+        return self._spread(total, total if fps is None else total / fps * self.fps)
+
+    def _spread(self, total: int, wanted: float) -> list[int]:
+        wanted = max(wanted, self.min_frames)
         count = max(1, int(min(wanted, self.max_frames, total)) // self.multiple * self.multiple)
         # The step is a float and each position is cut: the same positions as torch.arange(0, total, step).int().
         return torch.arange(0, total, total / count).int()[:count].tolist()
@@ -93,12 +91,14 @@ class Sampling:
         then taken more than once.
         """
         total, since = len(times), times - times[0]
-        indices = self.indices(total, fps)
+        wanted = total / fps * self.fps
+        if abs(wanted - round(wanted)) <= 2 * ROUNDING * self.fps:
+            wanted = round(wanted)  # a whole number, but for the rounding of the first and the last time
+        indices = self._spread(total, wanted)
         if not since[-1] or np.abs(since * fps - np.arange(total)).max() <= UNEVEN:
             return indices
-        wanted = np.arange(len(indices)) * (total / len(indices) / fps)
-        # Times are rounded in their files, mostly to milliseconds.
-        found: list[int] = (np.searchsorted(since, wanted + 0.001, side="right") - 1).tolist()
+        even = np.arange(len(indices)) * (total / len(indices) / fps)
+        found: list[int] = (np.searchsorted(since, even + ROUNDING, side="right") - 1).tolist()
         return found
 
 
@@ -199,58 +199,103 @@ def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
         check_complete(file)
         with open_container(file) as container:
             stream = _video_track(container)
-            declared, average_rate = stream.frames, stream.average_rate
-            packets = _packets(container, stream)
-            seconds = 0.0 if is_measured(container) else declared_seconds(container, stream)
-        if len(packets) < declared:
-            raise MediaError(f"the video is truncated: it holds {len(packets)} of {declared} frames")
-        # An edit list discards frames that the decoder needs but nobody is to see.
-        times = np.sort([time for time, is_discarded in packets if not is_discarded])
-        total = len(times)
-        if not total:
-            raise MediaError("the video has no frames")
-        span = float(times[-1] - times[0])
-        rate = (total - 1) / span if span > 0 else float(average_rate or sampling.fps)
-        if not declared and total > 1 and total / rate < MIN_SHARE * seconds:
-            raise MediaError(f"the video is truncated: it holds {total / rate:.1f} of {seconds:.1f} s")
-        wanted = sampling.indices_at(times, rate)
-        file.seek(0)
-        frames: list[NDArray[np.uint8]] = []
-        with open_container(file) as container:
-            stream = _video_track(container)
-            stream.thread_type = "AUTO"
-            try:
-                for index, frame in enumerate(container.decode(stream)):
-                    if index in wanted:
-                        frames += [_frame_pixels(frame, 4 * max_frame_pixels)] * wanted.count(index)
-                    if len(frames) == len(wanted):
-                        break
-            except av.FFmpegError as error:
-                raise MediaError(f"the video can't be decoded: it is truncated or broken ({error})") from error
-    if len(frames) < len(wanted):
-        raise MediaError(f"only {len(frames)} of {len(wanted)} sampled frames can be decoded: the video is broken")
-    if len({frame.shape for frame in frames}) > 1:
+            declared_rate = float(stream.average_rate or 0)
+            shown = _packet_times(container, stream)
+        # Packets plan which frames to keep. Where decoding shows others than they promise, it is done once more.
+        frames: dict[int, NDArray[np.uint8]] = {}
+        wanted, rate = _chosen(shown, sampling, declared_rate)
+        for _ in range(2):
+            file.seek(0)
+            planned = wanted
+            frames, shown = _decode_frames(file, set(planned), max_frame_pixels)
+            wanted, rate = _chosen(shown, sampling, declared_rate)
+            if wanted == planned:
+                break
+    if not wanted:
+        raise MediaError("the video has no frames")
+    if not set(wanted) <= set(frames):
+        raise MediaError("the video is broken: it decodes to other frames each time")
+    if len({frame.shape for frame in frames.values()}) > 1:
         raise MediaError("the frames change size within the video; re-encode it at one size")
-    return Clip(np.stack(frames), _rate(len(wanted), total, rate, sampling), float(times[0]))
+    clip = np.stack([frames[index] for index in wanted])
+    return Clip(clip, _rate(len(wanted), len(shown), rate, sampling), float(shown[0]))
 
 
-def _packets(container: Any, stream: Any) -> list[tuple[float, bool]]:
-    """List the time in seconds of each frame of a file, and whether it is discarded, without decoding."""
+def _packet_times(container: Any, stream: Any) -> NDArray[np.float64]:
+    """Return the times in seconds of the packets of a video, in order, without decoding."""
     try:
-        return [
-            (float(packet.pts * packet.time_base), packet.is_discard)
-            for packet in container.demux(stream)
-            if packet.size and packet.pts is not None
-        ]
+        return np.sort(
+            [
+                float(packet.pts * packet.time_base)
+                for packet in container.demux(stream)
+                if packet.size and packet.pts is not None and not packet.is_discard
+            ]
+        )
     except av.FFmpegError as error:
         raise MediaError(f"the video can't be read: it is truncated or broken ({error})") from error
 
 
+def _decode_frames(
+    file: IO[bytes], wanted: set[int], max_frame_pixels: int
+) -> tuple[dict[int, NDArray[np.uint8]], NDArray[np.float64]]:
+    """Decode a video; return those of the frames it shows whose index is wanted, and the times of all in seconds."""
+    frames: dict[int, NDArray[np.uint8]] = {}
+    shown: list[float] = []
+    decoded: list[float] = []
+    with open_container(file) as container:
+        stream = _video_track(container)
+        stream.thread_type = "AUTO"
+        usual = 1 / float(stream.average_rate or DEFAULT_RATE)
+        for index, frame in enumerate(decode(container, stream)):
+            if index in wanted:
+                frames[index] = _frame_pixels(frame, 4 * max_frame_pixels)
+            base = float(frame.time_base or 0)
+            shown.append(math.nan if frame.pts is None else frame.pts * base)
+            decoded.append(math.nan if frame.dts is None else frame.dts * base)
+        # AVI states only when frames are decoded, which is the order of those that come out as well.
+        clocks = [_continuous(np.asarray(times), usual, container) for times in (shown, decoded)]
+    return frames, min(clocks, key=lambda clock: clock[1])[0]
+
+
+def _continuous(times: NDArray[np.float64], usual: float, container: Any) -> tuple[NDArray[np.float64], int]:
+    """Return rising times of frames, in seconds, and how many steps were none: back, or to a clock begun anew."""
+    steps = np.diff(times)
+    # Comparisons with NaN, an unknown time, are false.
+    is_step = np.array([step >= 0 and not is_restart(step, container) for step in steps], bool)
+    start = times[0] if len(times) and np.isfinite(times[0]) else 0.0
+    rising = start + np.concatenate([[0.0], np.cumsum(np.where(is_step, steps, usual))])
+    return rising[: len(times)], int((~is_step).sum())
+
+
+def _chosen(times: NDArray[np.float64], sampling: Sampling, declared_rate: float) -> tuple[list[int], float]:
+    """Return which frames to take of those shown at `times` in seconds, and the rate of all of them.
+
+    The rate is measured; where the declared one explains the times but for their rounding, it is that.
+    """
+    steps = len(times) - 1
+    if steps < 0:
+        return [], 0.0
+    span = float(times[-1] - times[0])
+    if span <= 0 or (declared_rate and abs(steps / declared_rate - span) <= ROUNDING):
+        rate = declared_rate or sampling.fps
+    else:
+        rate = steps / span
+    return sampling.indices_at(times, rate), rate
+
+
 def _frame_pixels(frame: Any, max_pixels: int) -> NDArray[np.uint8]:
+    """Return a frame as it is to be shown, reduced to `max_pixels`."""
     scale = min(1.0, math.sqrt(max_pixels / (frame.width * frame.height)))
     width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
-    pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
-    return np.rot90(pixels, k=round(frame.rotation / 90) % 4)
+    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+    matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    if matrix is None:
+        return pixels
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y). Of such a matrix only its eight turns and flips are done.
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _video_track(container: Any) -> Any:
