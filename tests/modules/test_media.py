@@ -732,17 +732,19 @@ def test_truncated_audio_is_refused_by_its_header(tmp_path: Path, name: str, che
         check(content[:-100])
 
 
-def test_ogg_that_ends_between_two_pages_is_refused(tmp_path: Path) -> None:
+def test_ogg_that_ends_between_two_pages_is_taken_as_far_as_it_goes(tmp_path: Path) -> None:
+    # Recordings that were broken off lack the page that ends a stream, and so do some published files.
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE).astype(np.float32)
     content = write_audio(tmp_path / "whole.ogg", noise, RATE, subtype="VORBIS").read_bytes()
-    with pytest.raises(MediaError, match=r"ends an Ogg stream.*ffmpeg"):
-        media.check_audio(content[: content.rindex(b"OggS")])
+    whole, cut = media.load_audio(content, RATE), media.load_audio(content[: content.rindex(b"OggS")], RATE)
+    assert 2 * RATE < len(cut) < len(whole)
+    assert np.abs(whole[: len(cut) - 500] - cut[:-500]).max() < 1e-4
 
 
 @pytest.mark.parametrize("tail", [bytes(500), b"TAG" + bytes(125), bytes(100_000)], ids=["zeros", "tag", "many"])
 def test_what_follows_an_ogg_stream_does_not_matter(tmp_path: Path, tail: bytes) -> None:
     content = write_audio(tmp_path / "whole.ogg", sine(440, 1.0, RATE), RATE, subtype="VORBIS").read_bytes()
-    assert len(media.load_audio(content + tail, RATE)) == RATE
+    assert len(media.load_audio(content + tail, RATE)) == len(media.load_audio(content, RATE))
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFF_FFFF, 0xFFFF_FFFF])

@@ -37,8 +37,8 @@ EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 OGG_PAGE = b"OggS\0"
 """How a page of an Ogg file begins, its version included (RFC 3533)."""
 
-OGG_HEADER, OGG_LAST = 27, 4
-"""Bytes of the header of an Ogg page before its table of segments, and the flag of the last page of a stream."""
+OGG_HEADER = 27
+"""Bytes of the header of an Ogg page before its table of segments."""
 
 MAX_OGG_PAGE = OGG_HEADER + 255 + 255 * 255
 """Bytes of the longest Ogg page."""
@@ -74,8 +74,11 @@ class Chunks:
     content: tuple[bytes, ...]
 
 
-RIFF = Chunks(12, "<I", 2, (b"data", b"LIST"))
-CHUNKS = {b"RIFF": RIFF, b"FORM": Chunks(12, ">I", 2, (b"SSND",)), b"caff": Chunks(8, ">q", 1, (b"data",))}
+CHUNKS = {
+    b"RIFF": Chunks(12, "<I", 2, (b"data", b"LIST")),
+    b"FORM": Chunks(12, ">I", 2, (b"SSND",)),
+    b"caff": Chunks(8, ">q", 1, (b"data",)),
+}
 """First bytes of WAV and AVI, of AIFF, and of CAF files -> their layout."""
 
 
@@ -92,8 +95,7 @@ def check_complete(file: IO[bytes]) -> None:
     if head.startswith(EBML):
         _check_matroska(head, length)
     elif head.startswith(OGG_PAGE):
-        file.seek(max(0, length - MAX_OGG_PAGE))
-        _check_ogg(file.read())
+        _check_ogg(file, length)
     elif head[:4] in CHUNKS:
         _check_chunks(file, length, CHUNKS[head[:4]])
     elif head[4:8] in BOXES:
@@ -124,10 +126,10 @@ def _check_chunks(file: IO[bytes], length: int, layout: Chunks) -> None:
     """Check the chunks that hold the content of a file against its end."""
     place, width = layout.start, struct.calcsize(layout.size)
     for _ in range(MAX_CHUNKS):
+        if place + 4 + width > length:
+            return
         file.seek(place)
         head = file.read(4 + width + 4)
-        if len(head) < 4 + width:
-            return
         name, (size,) = head[:4], struct.unpack(layout.size, head[4 : 4 + width])
         place += 4 + width
         if name in layout.content and (name != b"LIST" or head[-4:] == b"movi"):
@@ -143,10 +145,10 @@ def _check_boxes(file: IO[bytes], length: int) -> None:
     """Check the boxes at the top of an MP4 or QuickTime file against its end."""
     place = 0
     for _ in range(MAX_CHUNKS):
+        if place + 8 > length:
+            return
         file.seek(place)
         head = file.read(16)
-        if len(head) < 8:
-            return
         size = int.from_bytes(head[:4], "big")
         if size == 1:
             size = int.from_bytes(head[8:16], "big")
@@ -203,16 +205,14 @@ def _matroska_size(head: bytes, place: int) -> tuple[int | None, int]:
     return (value if is_stated else None), place + width
 
 
-def _check_ogg(tail: bytes) -> None:
-    """Check that the last page of an Ogg file is whole and ends its stream."""
+def _check_ogg(file: IO[bytes], length: int) -> None:
+    """Check that the last page of an Ogg file is whole; a recording that was broken off lacks the flag that ends it."""
+    start = file.seek(max(0, length - MAX_OGG_PAGE))
+    tail = file.read()
     place = tail.rfind(OGG_PAGE)
-    if place < 0:
-        return
-    page = tail[place:].ljust(OGG_HEADER, b"\0")
-    flags, count = page[5], page[OGG_HEADER - 1]
-    needed = OGG_HEADER + count + sum(page[OGG_HEADER : OGG_HEADER + count])
-    if len(tail) - place < needed or not flags & OGG_LAST:
-        raise MediaError(
-            "the file is truncated: it lacks the page that ends an Ogg stream; if the recording was broken off and all "
-            "of it is there, write it anew (ffmpeg -i old.ogg -c copy new.ogg)"
-        )
+    if place >= 0:
+        page = tail[place:].ljust(OGG_HEADER, b"\0")
+        count = page[OGG_HEADER - 1]
+        # Segments that are cut off as well hold up to 255 bytes each.
+        size = OGG_HEADER + count + sum(page[OGG_HEADER : OGG_HEADER + count].ljust(count, b"\xff"))
+        _check_length(length, start + place + size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from numbers import Real
 from typing import IO, Any, Protocol, runtime_checkable
 
@@ -76,10 +77,7 @@ class Sampling:
         """
         if fps is None and total <= self.max_frames:
             return list(range(total))
-        return self._spread(total, total if fps is None else total / fps * self.fps)
-
-    def _spread(self, total: int, wanted: float) -> list[int]:
-        wanted = max(wanted, self.min_frames)
+        wanted = total if fps is None else max(total / fps * self.fps, self.min_frames)
         count = max(1, int(min(wanted, self.max_frames, total)) // self.multiple * self.multiple)
         # The step is a float and each position is cut: the same positions as torch.arange(0, total, step).int().
         return torch.arange(0, total, total / count).int()[:count].tolist()
@@ -91,10 +89,7 @@ class Sampling:
         then taken more than once.
         """
         total, since = len(times), times - times[0]
-        wanted = total / fps * self.fps
-        if abs(wanted - round(wanted)) <= 2 * ROUNDING * self.fps:
-            wanted = round(wanted)  # a whole number, but for the rounding of the first and the last time
-        indices = self._spread(total, wanted)
+        indices = self.indices(total, fps)
         if not since[-1] or np.abs(since * fps - np.arange(total)).max() <= UNEVEN:
             return indices
         even = np.arange(len(indices)) * (total / len(indices) / fps)
@@ -199,16 +194,16 @@ def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
         check_complete(file)
         with open_container(file) as container:
             stream = _video_track(container)
-            declared_rate = float(stream.average_rate or 0)
+            declared = stream.average_rate
             shown = _packet_times(container, stream)
         # Packets plan which frames to keep. Where decoding shows others than they promise, it is done once more.
         frames: dict[int, NDArray[np.uint8]] = {}
-        wanted, rate = _chosen(shown, sampling, declared_rate)
+        wanted, rate = _chosen(shown, sampling, declared)
         for _ in range(2):
             file.seek(0)
             planned = wanted
             frames, shown = _decode_frames(file, set(planned), max_frame_pixels)
-            wanted, rate = _chosen(shown, sampling, declared_rate)
+            wanted, rate = _chosen(shown, sampling, declared)
             if wanted == planned:
                 break
     if not wanted:
@@ -267,19 +262,21 @@ def _continuous(times: NDArray[np.float64], usual: float, container: Any) -> tup
     return rising[: len(times)], int((~is_step).sum())
 
 
-def _chosen(times: NDArray[np.float64], sampling: Sampling, declared_rate: float) -> tuple[list[int], float]:
-    """Return which frames to take of those shown at `times` in seconds, and the rate of all of them.
-
-    The rate is measured; where the declared one explains the times but for their rounding, it is that.
-    """
-    steps = len(times) - 1
-    if steps < 0:
+def _chosen(times: NDArray[np.float64], sampling: Sampling, declared: Fraction | None) -> tuple[list[int], float]:
+    """Return which frames to take of those shown at `times` in seconds, and the rate of all of them."""
+    total = len(times)
+    if not total:
         return [], 0.0
     span = float(times[-1] - times[0])
-    if span <= 0 or (declared_rate and abs(steps / declared_rate - span) <= ROUNDING):
-        rate = declared_rate or sampling.fps
+    if not span:
+        rate = float(declared or sampling.fps)
+    elif declared and declared.denominator <= 1001 and abs((total - 1) / declared - span) <= ROUNDING:
+        rate = float(declared)  # such as 30 or 30000 / 1001, and not what a header's length was divided into
     else:
-        rate = steps / span
+        rate = (total - 1) / span
+        steps = round(total / rate * sampling.fps)
+        if abs(total / rate - steps / sampling.fps) <= 2 * ROUNDING and steps:
+            rate = total / steps * sampling.fps * (1 - 1e-9)  # so that floats give `steps`, and not a little less
     return sampling.indices_at(times, rate), rate
 
 
