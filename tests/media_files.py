@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,13 @@ def write_image(path: Path, array: NDArray[Any], mode: str | None = None, **opti
 
 
 def write_audio(
-    path: Path, samples: NDArray[Any], rate: int, codec: str | None = None, subtype: str | None = None
+    path: Path,
+    samples: NDArray[Any],
+    rate: int,
+    codec: str | None = None,
+    subtype: str | None = None,
+    options: Mapping[str, str] | None = None,
+    **codec_options: str,
 ) -> Path:
     """Write a waveform of shape (samples,) or (samples, channels).
 
@@ -77,13 +83,32 @@ def write_audio(
         rate: Sampling rate in Hz.
         codec: An encoder of FFmpeg; None: let soundfile write.
         subtype: The sample format of soundfile, such as PCM_24.
+        options: Options of the container, such as `{"write_xing": "0"}`.
+        codec_options: Options of the encoder.
     """
     if codec is None:
         soundfile.write(path, samples, rate, subtype=subtype)
         return path
-    with av.open(str(path), "w") as container:
-        _mux_audio(container, _add_audio(container, codec, samples, rate), samples, rate)
+    with av.open(str(path), "w", options=dict(options or {})) as container:
+        _mux_audio(container, _add_audio(container, codec, samples, rate, codec_options), samples, rate)
     return path
+
+
+def copy_packets(source: Path, target: Path, change: Callable[[Any], bool]) -> Path:
+    """Copy the packets of a file into another one as they are.
+
+    Args:
+        source: File to read.
+        target: File to write; the ending decides the container.
+        change: Gets each packet, may change it, and tells whether to keep it.
+    """
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        tracks = [new.add_stream_from_template(stream) for stream in old.streams]
+        for packet in old.demux():
+            if packet.dts is not None and packet.pts is not None and change(packet):
+                packet.stream = tracks[packet.stream_index]
+                new.mux(packet)
+    return target
 
 
 def write_video(
@@ -126,9 +151,11 @@ def write_video(
     return path
 
 
-def _add_audio(container: Any, codec: str, samples: NDArray[Any], rate: int) -> Any:
+def _add_audio(
+    container: Any, codec: str, samples: NDArray[Any], rate: int, options: Mapping[str, str] | None = None
+) -> Any:
     layout = "stereo" if samples.ndim == 2 and samples.shape[1] == 2 else "mono"
-    return container.add_stream(codec, rate=rate, layout=layout)
+    return container.add_stream(codec, rate=rate, layout=layout, options=dict(options or {}))
 
 
 def _mux_audio(container: Any, stream: Any, samples: NDArray[Any], rate: int) -> None:

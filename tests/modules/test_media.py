@@ -27,6 +27,7 @@ from transformers.video_utils import VideoMetadata
 from lco_embedding.modules import media
 from lco_embedding.modules.media import Extent, MediaError, Sampling
 from tests.media_files import (
+    copy_packets,
     counting_frames,
     pitch,
     png_bomb,
@@ -423,18 +424,13 @@ def test_sound_track_of_a_silent_video_is_none(tmp_path: Path) -> None:
 
 def shift_sound(source: Path, target: Path, seconds: float) -> Path:
     """Copy a clip with its sound moved by some seconds against its frames."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        tracks = [new.add_stream_from_template(stream) for stream in old.streams]
-        for packet in old.demux():
-            if packet.dts is not None and packet.pts is not None:
-                moved = round(seconds / packet.time_base) if packet.stream.type == "audio" else 0
-                packet.pts, packet.dts, packet.stream = (
-                    packet.pts + moved,
-                    packet.dts + moved,
-                    tracks[packet.stream_index],
-                )
-                new.mux(packet)
-    return target
+
+    def change(packet: Any) -> bool:
+        moved = round(seconds / packet.time_base) if packet.stream.type == "audio" else 0
+        packet.pts, packet.dts = packet.pts + moved, packet.dts + moved
+        return True
+
+    return copy_packets(source, target, change)
 
 
 # Container -> encoders of frames and sound, and the rate of the sound.

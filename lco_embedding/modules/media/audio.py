@@ -30,14 +30,11 @@ MAX_SECONDS = 3600.0
 """Longest audio that is decoded unless more is asked for: a header may promise years."""
 
 MAX_OVERSTATED = 0.25
-"""Seconds by which the count of samples in a header may exceed what the file holds."""
+"""Seconds by which a FLAC file, which states its samples and not its bytes, may hold less than it states."""
 
 TIMED = ("mov", "matroska", "mpeg", "asf", "flv", "ogg")
 """First words of the names of containers that state when their packets are heard. In others, FFmpeg counts on from the
 first packet at one rate, so that these times are wrong where the rate changes."""
-
-COUNTED = ("flac", "au")
-"""Containers whose headers count the samples, and whose bytes `check_complete` does not count."""
 
 RAW = ("mp3", "aac", "amr")
 """Formats without a header, whose length FFmpeg guesses from the first bit rates unless an MP3 file states it."""
@@ -303,7 +300,7 @@ def _placed_frames(file: IO[bytes]) -> Iterator[tuple[Any, float]]:
                 yield frame, begin
                 held += frame.samples / frame.sample_rate
                 end = begin + frame.samples / frame.sample_rate
-            declared = declared_seconds(container, track) if container.format.name in COUNTED else 0.0
+            declared = declared_seconds(container, track) if container.format.name == "flac" else 0.0
             if held < declared - MAX_OVERSTATED:
                 raise MediaError(f"the audio is truncated: it holds {held:.1f} of {declared:.1f} s")
 

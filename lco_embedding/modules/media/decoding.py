@@ -28,6 +28,15 @@ FLAC_FILE = re.compile(rb"fLaC\0\0\0\x22")
 """How a FLAC file begins (RFC 9639)."""
 
 
+def packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the packets of a stream, and in the end the empty one that flushes its decoder."""
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        # Once all is read, PyAV goes on to streams that appeared on the way, which it does not know.
+        return
+
+
 def decode(container: Any, stream: Any) -> Iterator[Any]:
     """Yield the frames of a stream in the order of presentation.
 
@@ -40,7 +49,7 @@ def decode(container: Any, stream: Any) -> Iterator[Any]:
     total = failed = 0
     reason: Exception | None = None
     try:
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             try:
                 frames = packet.decode()
             except (av.FFmpegError, ValueError) as error:

@@ -98,6 +98,8 @@ def check_complete(file: IO[bytes]) -> None:
         _check_ogg(file, length)
     elif head[:4] in CHUNKS:
         _check_chunks(file, length, CHUNKS[head[:4]])
+    elif head.startswith(b".snd"):
+        _check_au(head, length)
     elif head[4:8] in BOXES:
         _check_boxes(file, length)
     elif ASF_PROPERTIES in head:
@@ -139,6 +141,13 @@ def _check_chunks(file: IO[bytes], length: int, layout: Chunks) -> None:
                 _check_length(length, place + size - min(size, OVERSTATED_BYTES))
             return
         place += max(0, size) + -size % layout.align
+
+
+def _check_au(head: bytes, length: int) -> None:
+    """Check the samples of an AU file against its end."""
+    start, size = struct.unpack(">II", head[4:12].ljust(8, b"\0"))
+    if size < UNKNOWN_BYTES:
+        _check_length(length, start + size - min(size, OVERSTATED_BYTES))
 
 
 def _check_boxes(file: IO[bytes], length: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lco_embedding.modules.media.decoding import decode, is_restart
+from lco_embedding.modules.media.decoding import decode, is_restart, packets
 from lco_embedding.modules.media.files import Extent, MediaError, describe, is_cover, open_container, open_reader
 from lco_embedding.modules.media.images import MAX_IMAGE_PIXELS, channels_last, check_image, load_image, to_bytes
 from lco_embedding.modules.media.integrity import check_complete
@@ -222,7 +222,7 @@ def _packet_times(container: Any, stream: Any) -> NDArray[np.float64]:
         return np.sort(
             [
                 float(packet.pts * packet.time_base)
-                for packet in container.demux(stream)
+                for packet in packets(container, stream)
                 if packet.size and packet.pts is not None and not packet.is_discard
             ]
         )
