@@ -1,6 +1,6 @@
 """Open, check and decode media: any file, array, bytes or decoder object becomes pixels or a waveform.
 
-Everything is decoded by wheels alone: Pillow, soundfile and PyAV. Each kind has a `check_*`, which reads types and
+Everything is decoded by wheels alone: Pillow and PyAV. Each kind has a `check_*`, which reads types and
 headers only and costs little, and a `load_*`, which decodes. Both raise [`MediaError`] with the reason and the remedy;
 the caller knows which input it was.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
@@ -152,20 +153,25 @@ def _check_au(head: bytes, length: int) -> None:
 
 def _check_boxes(file: IO[bytes], length: int) -> None:
     """Check the boxes at the top of an MP4 or QuickTime file against its end."""
-    place = 0
+    for name, _, end in boxes(file, 0, length):
+        if name in CONTENT_BOXES:
+            _check_length(length, end)
+
+
+def boxes(file: IO[bytes], start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each box of an MP4 or QuickTime file between two places, and where its content lies."""
     for _ in range(MAX_CHUNKS):
-        if place + 8 > length:
+        if start + 8 > end:
             return
-        file.seek(place)
+        file.seek(start)
         head = file.read(16)
-        size = int.from_bytes(head[:4], "big")
+        size, width = int.from_bytes(head[:4], "big"), 8
         if size == 1:
-            size = int.from_bytes(head[8:16], "big")
-        if size < 8:  # 0: up to the end of the file
+            size, width = int.from_bytes(head[8:16], "big"), 16
+        if size < width:  # 0: up to the end of the file
             return
-        place += size
-        if head[4:8] in CONTENT_BOXES:
-            _check_length(length, place)
+        yield head[4:8], start + width, start + size
+        start += size
 
 
 def _check_asf(properties: bytes, length: int) -> None:
@@ -197,15 +203,15 @@ def _check_mp3(frame: bytes, length: int) -> None:
 
 def _check_matroska(head: bytes, length: int) -> None:
     """Check the length of a file against the size of its one segment."""
-    size, place = _matroska_size(head, len(EBML))
+    size, place = matroska_size(head, len(EBML))
     if size is None or not head.startswith(SEGMENT, place + size):
         return
-    size, place = _matroska_size(head, place + size + len(SEGMENT))
+    size, place = matroska_size(head, place + size + len(SEGMENT))
     if size is not None:
         _check_length(length, place + size)
 
 
-def _matroska_size(head: bytes, place: int) -> tuple[int | None, int]:
+def matroska_size(head: bytes, place: int) -> tuple[int | None, int]:
     """Read the size of an element, None if it states none, and return it with the place after it."""
     first = head[place] if place < len(head) else 0
     width = 9 - first.bit_length()  # the zeros before the first one bit count the bytes that follow

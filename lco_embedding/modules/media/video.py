@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lco_embedding.modules.media.crop import Crop, read_crop
 from lco_embedding.modules.media.decoding import decode, is_restart, packets
 from lco_embedding.modules.media.files import Extent, MediaError, describe, is_cover, open_container, open_reader
 from lco_embedding.modules.media.images import MAX_IMAGE_PIXELS, channels_last, check_image, load_image, to_bytes
@@ -194,15 +195,17 @@ def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
         check_complete(file)
         with open_container(file) as container:
             stream = _video_track(container)
-            declared = stream.average_rate
+            declared, size = stream.average_rate, (stream.width, stream.height)
             shown = _packet_times(container, stream)
+        file.seek(0)
+        crop = read_crop(file, *size)
         # Packets plan which frames to keep. Where decoding shows others than they promise, it is done once more.
         frames: dict[int, NDArray[np.uint8]] = {}
         wanted, rate = _chosen(shown, sampling, declared)
         for _ in range(2):
             file.seek(0)
             planned = wanted
-            frames, shown = _decode_frames(file, set(planned), max_frame_pixels)
+            frames, shown = _decode_frames(file, set(planned), crop, max_frame_pixels)
             wanted, rate = _chosen(shown, sampling, declared)
             if wanted == planned:
                 break
@@ -231,7 +234,7 @@ def _packet_times(container: Any, stream: Any) -> NDArray[np.float64]:
 
 
 def _decode_frames(
-    file: IO[bytes], wanted: set[int], max_frame_pixels: int
+    file: IO[bytes], wanted: set[int], crop: Crop, max_frame_pixels: int
 ) -> tuple[dict[int, NDArray[np.uint8]], NDArray[np.float64]]:
     """Decode a video; return those of the frames it shows whose index is wanted, and the times of all in seconds."""
     frames: dict[int, NDArray[np.uint8]] = {}
@@ -243,7 +246,7 @@ def _decode_frames(
         usual = 1 / float(stream.average_rate or DEFAULT_RATE)
         for index, frame in enumerate(decode(container, stream)):
             if index in wanted:
-                frames[index] = _frame_pixels(frame, 4 * max_frame_pixels)
+                frames[index] = _frame_pixels(frame, crop, 4 * max_frame_pixels)
             base = float(frame.time_base or 0)
             shown.append(math.nan if frame.pts is None else frame.pts * base)
             decoded.append(math.nan if frame.dts is None else frame.dts * base)
@@ -280,11 +283,16 @@ def _chosen(times: NDArray[np.float64], sampling: Sampling, declared: Fraction |
     return sampling.indices_at(times, rate), rate
 
 
-def _frame_pixels(frame: Any, max_pixels: int) -> NDArray[np.uint8]:
+def _frame_pixels(frame: Any, crop: Crop, max_pixels: int) -> NDArray[np.uint8]:
     """Return a frame as it is to be shown, reduced to `max_pixels`."""
     scale = min(1.0, math.sqrt(max_pixels / (frame.width * frame.height)))
     width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+    across, down = width / frame.width, height / frame.height
+    pixels = pixels[
+        round(crop.top * down) : height - round(crop.bottom * down),
+        round(crop.left * across) : width - round(crop.right * across),
+    ]
     matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
     if matrix is None:
         return pixels

@@ -167,6 +167,51 @@ def test_turns_and_flips_of_the_display_matrix_are_done(tmp_path: Path, matrix: 
     assert np.abs(shown - expected.astype(np.float64)).mean() < 8
 
 
+def with_clap(content: bytes, width: int, height: int, right: int, down: int) -> bytes:
+    """Insert a clean aperture at the end of the entry of the one track of an MP4 file, whose `moov` is its end."""
+    values = (width, 1, height, 1, 2 * right, 2, down, 1)
+    clap = struct.pack(">I4s8i", 40, b"clap", *values)
+    changed = bytearray(content)
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        place = content.rindex(name) - 4
+        size = int.from_bytes(content[place : place + 4], "big")
+        changed[place : place + 4] = (size + len(clap)).to_bytes(4, "big")
+    end = place + size
+    return bytes(changed[:end] + clap + changed[end:])
+
+
+def test_crops_of_mp4_are_applied(tmp_path: Path) -> None:
+    content = write_video(tmp_path / "clip.mp4", [quarters()] * 4, crf="10").read_bytes()
+    for width, height, right, down in ((64, 64, 0, 0), (32, 64, 16, 0), (40, 20, -12, 10)):
+        frames = media.load_video(with_clap(content, width, height, right, down), ALL, LARGE).frames
+        left, top = (64 - width) // 2 + right, (64 - height) // 2 + down
+        expected = quarters()[top : top + height, left : left + width]
+        assert frames.shape[1:] == expected.shape
+        assert np.abs(frames[0] - expected.astype(np.float64)).mean() < 8
+    # A crop that leaves nothing is none.
+    assert media.load_video(with_clap(content, 0, 64, 0, 0), ALL, LARGE).frames.shape[1:3] == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("element", "rows", "columns"),
+    [
+        (b"\x54\xcc", slice(0, 64), slice(24, 64)),
+        (b"\x54\xbb", slice(24, 64), slice(0, 64)),
+        (b"\x54\xdd", slice(0, 64), slice(0, 40)),
+        (b"\x54\xaa", slice(0, 40), slice(0, 64)),
+    ],
+    ids=["left", "top", "right", "bottom"],
+)
+def test_crops_of_matroska_are_applied(tmp_path: Path, element: bytes, rows: slice, columns: slice) -> None:
+    content = write_video(tmp_path / "clip.mkv", [quarters()] * 4, crf="10").read_bytes()
+    unit = b"\x54\xb2\x81\x04"  # of the size on the display: unknown
+    assert content.count(unit) == 1
+    frames = media.load_video(content.replace(unit, element + b"\x81\x18"), ALL, LARGE).frames
+    expected = quarters()[rows, columns]
+    assert frames.shape[1:] == expected.shape
+    assert np.abs(frames[0] - expected.astype(np.float64)).mean() < 8
+
+
 @pytest.mark.parametrize("ending", ["mp4", "avi", "wmv"])
 @pytest.mark.parametrize("check", [media.check_video, lambda value: media.load_video(value, Sampling(), LARGE)])
 def test_truncated_clips_are_refused_by_their_bytes(tmp_path: Path, ending: str, check: Any) -> None:
@@ -186,7 +231,7 @@ def test_only_wanted_frames_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     converted = []
     pixels = video._frame_pixels
     monkeypatch.setattr(
-        video, "_frame_pixels", lambda frame, limit: converted.append(frame.pts) or pixels(frame, limit)
+        video, "_frame_pixels", lambda frame, *more: converted.append(frame.pts) or pixels(frame, *more)
     )
     path = write_video(tmp_path / "long.mp4", counting_frames(300, size=(16, 16)), fps=30, codec="mpeg4")
     media.load_video(path, Sampling(max_frames=8), LARGE)
