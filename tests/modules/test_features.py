@@ -162,3 +162,10 @@ def test_splice_puts_the_tokens_of_each_medium_in_its_place() -> None:
     assert splice([1, 9, 2, 8, 3], [[9, 9], [8]], {8, 9}) == [1, 9, 9, 2, 8, 3]
     assert splice([1, 2], [], {8, 9}) == [1, 2]
     assert torch.tensor(splice([9], [[9] * 5], {9})).tolist() == [9] * 5
+
+
+def test_estimated_length_refuses_nothing(shared_model: LCOEmbedding) -> None:
+    reader = shared_model.omni.reader({})
+    reader.check(Block("audio", b"", media.Extent(seconds=400.0, is_estimate=True)))
+    with pytest.raises(MediaError, match="400.0 s of audio are longer"):
+        reader.check(Block("audio", b"", media.Extent(seconds=400.0)))

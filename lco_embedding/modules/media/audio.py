@@ -307,7 +307,10 @@ def _placed_frames(file: IO[bytes]) -> Iterator[tuple[Any, float]]:
 
 def _mono_frame(frame: Any) -> NDArray[np.float32]:
     """Return the mean of the channels of a decoded frame, in [-1, 1] where its samples are integers."""
-    array = frame.to_ndarray()  # (channels, samples) if planar, else (1, samples * channels)
+    try:
+        array = frame.to_ndarray()  # (channels, samples) if planar, else (1, samples * channels)
+    except ValueError as error:
+        raise MediaError(f"audio samples of the format {frame.format.name} are not supported") from error
     if not frame.format.is_planar:
         array = array.reshape(frame.samples, -1).T
     samples: NDArray[np.float32] = array.mean(axis=0, dtype=np.float32)

@@ -202,12 +202,13 @@ def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
         # Packets plan which frames to keep. Where decoding shows others than they promise, it is done once more.
         frames: dict[int, NDArray[np.uint8]] = {}
         wanted, rate = _chosen(shown, sampling, declared)
-        for _ in range(2):
+        for threads in ("AUTO", "SLICE", "SLICE"):
             file.seek(0)
             planned = wanted
-            frames, shown = _decode_frames(file, set(planned), crop, max_frame_pixels)
+            frames, shown, is_damaged = _decode_frames(file, set(planned), crop, max_frame_pixels, threads)
             wanted, rate = _chosen(shown, sampling, declared)
-            if wanted == planned:
+            # Threads that decode several frames at once conceal damage otherwise each time.
+            if wanted == planned and not (is_damaged and threads == "AUTO"):
                 break
     if not wanted:
         raise MediaError("the video has no frames")
@@ -234,25 +235,34 @@ def _packet_times(container: Any, stream: Any) -> NDArray[np.float64]:
 
 
 def _decode_frames(
-    file: IO[bytes], wanted: set[int], crop: Crop, max_frame_pixels: int
-) -> tuple[dict[int, NDArray[np.uint8]], NDArray[np.float64]]:
-    """Decode a video; return those of the frames it shows whose index is wanted, and the times of all in seconds."""
+    file: IO[bytes], wanted: set[int], crop: Crop, max_frame_pixels: int, threads: str
+) -> tuple[dict[int, NDArray[np.uint8]], NDArray[np.float64], bool]:
+    """Decode a video with threads of a type of FFmpeg.
+
+    Returns:
+        Those of the frames it shows whose index is wanted, the times of all in seconds, and whether any is damaged.
+    """
+    is_damaged = False
     frames: dict[int, NDArray[np.uint8]] = {}
     shown: list[float] = []
     decoded: list[float] = []
     with open_container(file) as container:
         stream = _video_track(container)
-        stream.thread_type = "AUTO"
+        stream.thread_type = threads
         usual = 1 / float(stream.average_rate or DEFAULT_RATE)
         for index, frame in enumerate(decode(container, stream)):
+            is_damaged |= frame.is_corrupt
             if index in wanted:
-                frames[index] = _frame_pixels(frame, crop, 4 * max_frame_pixels)
+                try:
+                    frames[index] = _frame_pixels(frame, crop, 4 * max_frame_pixels)
+                except (av.FFmpegError, ValueError) as error:
+                    raise MediaError(f"the frames can't be converted to RGB ({error})") from error
             base = float(frame.time_base or 0)
             shown.append(math.nan if frame.pts is None else frame.pts * base)
             decoded.append(math.nan if frame.dts is None else frame.dts * base)
         # AVI states only when frames are decoded, which is the order of those that come out as well.
         clocks = [_continuous(np.asarray(times), usual, container) for times in (shown, decoded)]
-    return frames, min(clocks, key=lambda clock: clock[1])[0]
+    return frames, min(clocks, key=lambda clock: clock[1])[0], is_damaged
 
 
 def _continuous(times: NDArray[np.float64], usual: float, container: Any) -> tuple[NDArray[np.float64], int]:

@@ -266,3 +266,19 @@ def test_samples_equal_those_of_ffmpeg(tmp_path: Path, name: str) -> None:
     assert abs(len(loaded) - len(expected)) <= 0.1 * rate  # versions of FFmpeg differ in the padding they cut off
     shorter = min(len(loaded), len(expected))
     assert np.abs(loaded[:shorter] - expected[:shorter]).mean() < 1e-3
+
+
+STAMPS = sorted(Path("/usr/share/tuxpaint/stamps").rglob("*.ogg"))
+"""Sounds of Debian's package tuxpaint-stamps-default: thousands of recordings by many people with many programs."""
+
+
+@pytest.mark.skipif(not STAMPS or shutil.which("ffmpeg") is None, reason="tuxpaint-stamps-default is not installed")
+@pytest.mark.parametrize("path", STAMPS[::400], ids=lambda path: path.stem)
+def test_recordings_of_others_equal_those_of_ffmpeg(path: Path) -> None:
+    command = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "f32le", "-ac", "1", "-"]
+    expected = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.float32)
+    with av.open(str(path)) as container:
+        rate = container.streams.audio[0].rate
+    loaded = media.load_audio(path, rate)
+    assert abs(len(loaded) - len(expected)) <= 0.03 * rate
+    assert np.abs(loaded[:1000] - expected[:1000]).max() < 0.02
