@@ -167,5 +167,5 @@ def test_splice_puts_the_tokens_of_each_medium_in_its_place() -> None:
 def test_estimated_length_refuses_nothing(shared_model: LCOEmbedding) -> None:
     reader = shared_model.omni.reader({})
     reader.check(Block("audio", b"", media.Extent(seconds=400.0, is_estimate=True)))
-    with pytest.raises(MediaError, match="400.0 s of audio are longer"):
+    with pytest.raises(media.MediaError, match=r"400\.0 s of audio are longer"):
         reader.check(Block("audio", b"", media.Extent(seconds=400.0)))

@@ -298,11 +298,9 @@ def _frame_pixels(frame: Any, crop: Crop, max_pixels: int) -> NDArray[np.uint8]:
     scale = min(1.0, math.sqrt(max_pixels / (frame.width * frame.height)))
     width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
-    across, down = width / frame.width, height / frame.height
-    pixels = pixels[
-        round(crop.top * down) : height - round(crop.bottom * down),
-        round(crop.left * across) : width - round(crop.right * across),
-    ]
+    left, top = int(crop.left * width / frame.width), int(crop.top * height / frame.height)
+    right, bottom = int(crop.right * width / frame.width), int(crop.bottom * height / frame.height)
+    pixels = pixels[top : height - bottom, left : width - right]
     matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
     if matrix is None:
         return pixels
