@@ -199,7 +199,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             adapter.base_model_name_or_path, revision=adapter.revision, **load_kwargs
         )
         first = next(iter(modules.values())) if isinstance(modules, OrderedDict) else modules[0]
-        attach_adapter(first.model, model_name_or_path, adapter, first.backbone.decoder, hub)
+        attach_adapter(first.model, model_name_or_path, adapter, first.backbone, hub)
         # What was read is the card of the base.
         self._model_card_text = None
         return modules, module_kwargs

@@ -180,7 +180,7 @@ class BackboneTransformer(Transformer):  # type: ignore[misc]
             at = {key: given[key] for key in ("revision", "subfolder")}
             model = self._load_model(base, transformer_task, config, backend, False, **{**model_kwargs, **at})
             name, adapter_config, hub = adapter
-            attach_adapter(model, name, adapter_config, find_backbone(config).decoder, hub)
+            attach_adapter(model, name, adapter_config, find_backbone(config), hub)
             return model
         # The language head is left in its file by design, so its absence is not to be reported at every load.
         model_class = MODEL_MAPPING[type(config)]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import load_peft_weights, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from torch import Tensor, distributed, nn
@@ -19,6 +20,7 @@ from transformers import Trainer, TrainerCallback
 from transformers import logging as transformers_logging
 
 from lco_embedding.json_lines import RowError
+from lco_embedding.modules.adapters import put_weights
 from lco_embedding.modules.inputs import InputError
 from lco_embedding.sides import input_of
 from lco_embedding.training.examples import find_row
@@ -71,7 +73,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         if not Path(checkpoint_path, ADAPTER_CONFIG).is_file():
             super()._load_from_checkpoint(checkpoint_path)
             return
-        set_peft_model_state_dict(self.model.omni.model, load_peft_weights(checkpoint_path))
+        put_weights(self.model.omni.model, load_file(Path(checkpoint_path, SAFETENSORS_WEIGHTS_NAME)), checkpoint_path)
         for entry in json.loads(Path(checkpoint_path, "modules.json").read_text(encoding="utf8")):
             module = self.model[entry["idx"]]
             if entry["idx"] and any(True for _ in module.parameters()):
