@@ -19,7 +19,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from lco_embedding.modules.backbones import Backbone
 
 PREFIX = "base_model.model."
-"""What PEFT puts before every name of an adapter's weights; in a model without a `PeftModel` around it there is none."""
+"""What PEFT puts before every name of an adapter's weights; names in a model without a `PeftModel` have none."""
 
 NO_LAYERS = ("trainable_token_indices", "target_parameters")
 """Settings of LoRA by which it adapts something else than whole layers."""
@@ -150,7 +150,7 @@ def pattern_value(pattern: Mapping[str, Value] | None, layer: str, default: Valu
     """Return what `rank_pattern` or `alpha_pattern` says of a layer, as PEFT reads it.
 
     Args:
-        pattern: Values by regular expressions, which must match the end of the layer's name; the first that does counts.
+        pattern: Values by regular expressions that match the end of the layer's name; the first that does counts.
         layer: Name of the layer in the model that the adapter was trained on.
         default: For layers that no expression matches.
     """

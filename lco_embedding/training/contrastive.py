@@ -20,15 +20,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from sentence_transformers import SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, set_seed
 from transformers import logging as transformers_logging
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.model import LCOEmbedding
+from lco_embedding.modules.adapters import merge_lora
 from lco_embedding.modules.settings import ProcessingKwargs
-from lco_embedding.training.adapters import Towers, count_parameters, lora_config, merge, set_trainable
+from lco_embedding.training.adapters import (
+    Towers,
+    check_start,
+    count_parameters,
+    hold_in_float32,
+    lora_config,
+    merge,
+    set_trainable,
+)
 from lco_embedding.training.arguments import TuningArguments, parse
 from lco_embedding.training.evaluator import retrieval_evaluator
 from lco_embedding.training.examples import check, open_mixture
@@ -180,7 +189,15 @@ def train(
 
 
 def load(arguments: ContrastiveArguments) -> LCOEmbedding:
-    """Load the model to train, with what is frozen frozen and what is added added."""
+    """Load the model to train, with what is frozen frozen and what is added added.
+
+    An adapter is merged into its base first. What is trained is in float32, unless `arguments.dtype` says otherwise.
+
+    Raises:
+        ValueError: The model is an adapter, and LoRA is to be trained on it.
+    """
+    source = checkpoint_of(arguments.model, "base")
+    check_start(source, arguments.revision, arguments.decoder)
     model_kwargs: dict[str, Any] = {"dtype": arguments.dtype or "auto"}
     if arguments.towers == "absent":
         model_kwargs["load_towers"] = False
@@ -192,12 +209,13 @@ def load(arguments: ContrastiveArguments) -> LCOEmbedding:
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
     model = LCOEmbedding(
-        checkpoint_of(arguments.model, "base"),
+        source,
         model_kwargs=model_kwargs,
         revision=arguments.revision,
         processing_kwargs=_processing_kwargs(arguments),
         device=str(arguments.device),
     )
+    merge_lora(model.omni.model)
     backbone = model.omni.backbone
     towers: Towers = "full" if arguments.towers == "full" else "frozen"
     if arguments.decoder == "lora":
@@ -209,6 +227,7 @@ def load(arguments: ContrastiveArguments) -> LCOEmbedding:
         set_trainable(model.omni.model, backbone, arguments.decoder, towers)
     if arguments.projection is not None:
         add_projection(model, arguments.projection)
+    hold_in_float32(model, arguments.dtype)
     return model
 
 
@@ -222,10 +241,15 @@ def add_projection(model: LCOEmbedding, dimension: int) -> None:
     """Put a linear layer to `dimension` dimensions after the pooling."""
     modules = [module for module in model if not isinstance(module, Normalize)]
     dense = Dense(model.get_embedding_dimension(), dimension, bias=False, activation_function=nn.Identity())
-    dense.to(model.device, next(model.parameters()).dtype)
+    dense.to(model.device)
+    dense.linear.register_forward_pre_hook(_cast_input)
     model._modules.clear()
     for number, module in enumerate([*modules, dense, Normalize()]):
         model.add_module(str(number), module)
+
+
+def _cast_input(linear: nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0].to(linear.weight.dtype),)
 
 
 def loss_of(model: LCOEmbedding, arguments: ContrastiveArguments) -> nn.Module:
@@ -246,6 +270,8 @@ def save(trainer: ContrastiveTrainer, arguments: ContrastiveArguments, folder: P
     Every process calls this, as weights that are sharded are gathered from all; process zero writes.
     """
     if arguments.decoder != "lora" or arguments.keep == "adapter":
+        if arguments.decoder != "lora":
+            trainer.saved_dtype = trainer.model.omni.checkpoint_dtype
         trainer.save_model(str(folder))
         # A pickle with the paths of this machine; it is no part of a model.
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)

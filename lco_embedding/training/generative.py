@@ -26,10 +26,17 @@ from transformers.trainer_utils import get_last_checkpoint
 from lco_embedding.json_lines import JsonLines
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.modules import OmniTransformer, prompts
+from lco_embedding.modules.adapters import merge_lora
 from lco_embedding.modules.batching import Row, pad
 from lco_embedding.modules.features import splice
 from lco_embedding.modules.inputs import InputError, Item, Problem
-from lco_embedding.training.adapters import count_parameters, lora_config, set_trainable
+from lco_embedding.training.adapters import (
+    check_start,
+    count_parameters,
+    hold_in_float32,
+    lora_config,
+    set_trainable,
+)
 from lco_embedding.training.arguments import TuningArguments, parse
 from lco_embedding.training.mixture import Mixture, Rows
 from lco_embedding.training.record import write_record
@@ -215,8 +222,8 @@ class GenerativeTrainer(Trainer):  # type: ignore[misc]
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         # The names in a checkpoint are not always those in the model; transformers 5.23 then goes on from the weights
-        # that it began with, and only warns.
-        loaded = type(target).from_pretrained(resume_from_checkpoint, dtype=target.dtype)
+        # that it began with, and only warns. What was trained is in float32 there.
+        loaded = type(target).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         target.load_state_dict(loaded.state_dict())
 
     def prediction_step(
@@ -313,6 +320,7 @@ def pretrain(
         model = get_peft_model(whole, config)
     else:
         set_trainable(whole, omni.backbone, arguments.decoder, arguments.towers)
+    hold_in_float32(model, arguments.dtype)
     parameters = count_parameters(model)
     if not parameters.trainable:
         raise ValueError("nothing is trained: the decoder and the towers are frozen")
@@ -350,13 +358,20 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
 def load(arguments: GenerativeArguments) -> tuple[OmniTransformer, PreTrainedModel]:
     """Load the model to train: the module that reads media, and the model with its head, which share their weights.
 
-    The chat template is that of the backbone: LCO prompts, if it has them, are left out.
+    The chat template is that of the backbone: LCO prompts, if it has them, are left out. An adapter is merged into its
+    base first.
+
+    Raises:
+        ValueError: The model has no language head, or is an adapter, and LoRA is to be trained on it.
     """
+    source = checkpoint_of(arguments.model, "base")
+    check_start(source, arguments.revision, arguments.decoder)
     omni = OmniTransformer.of_backbone(
-        checkpoint_of(arguments.model, "base"),
+        source,
         revision=arguments.revision,
         model_kwargs={"dtype": arguments.dtype or "auto"},
     )
+    merge_lora(omni.model)
     if isinstance(arguments.processing_kwargs, dict):
         omni.processing_kwargs = omni.reader(arguments.processing_kwargs).settings
     omni.processor.chat_template = prompts.without_prompts(omni.processor.chat_template)
@@ -367,7 +382,12 @@ def load(arguments: GenerativeArguments) -> tuple[OmniTransformer, PreTrainedMod
 
 
 def save_generative(omni: OmniTransformer, whole: PreTrainedModel, folder: str | Path) -> None:
-    """Write a generative checkpoint, with the settings of media that it was trained under."""
+    """Write a generative checkpoint, with the settings of media that it was trained under.
+
+    Its weights are in the dtype that the model was loaded in.
+    """
+    for parameter in whole.parameters():
+        parameter.data = parameter.data.to(omni.checkpoint_dtype)
     whole.save_pretrained(folder)
     omni.processor.save_pretrained(folder)
     omni.save_config(str(folder))

@@ -385,7 +385,7 @@ def _check_adapter(folder: Path, config: Config) -> None:
 
 
 def _scale(config: Config, module: str, rank: int) -> float:
-    alpha = pattern_value(config.get("alpha_pattern"), module, float(config["lora_alpha"]))
+    alpha: float = pattern_value(config.get("alpha_pattern"), module, config["lora_alpha"])
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, distributed, nn
 from transformers import Trainer, TrainerCallback
 from transformers import logging as transformers_logging
 
+from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.json_lines import RowError
 from lco_embedding.modules.adapters import put_weights
 from lco_embedding.modules.inputs import InputError
@@ -61,9 +62,15 @@ class SideCollator(SentenceTransformerDataCollator):  # type: ignore[misc]
 
 
 class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
-    """A `SentenceTransformerTrainer` for any-to-any rows, and for checkpoints that hold an adapter alone."""
+    """A `SentenceTransformerTrainer` for any-to-any rows, and for checkpoints that hold an adapter alone.
+
+    Attributes:
+        saved_dtype: Dtype in which the weights that were trained are written; as they are, for checkpoints to go on
+            from, unless set.
+    """
 
     data_collator_class = SideCollator
+    saved_dtype: torch.dtype | None = None
 
     def _load_from_checkpoint(self, checkpoint_path: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -71,7 +78,9 @@ class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
             Trainer._load_from_checkpoint(self, checkpoint_path, model)
             return
         if not Path(checkpoint_path, ADAPTER_CONFIG).is_file():
-            super()._load_from_checkpoint(checkpoint_path)
+            # What was trained is in float32 there, whatever the configuration says.
+            loaded = LCOEmbedding(checkpoint_path, device="cpu", model_kwargs={"dtype": torch.float32})
+            self.model.load_state_dict(loaded.state_dict())
             return
         put_weights(self.model.omni.model, load_file(Path(checkpoint_path, SAFETENSORS_WEIGHTS_NAME)), checkpoint_path)
         for entry in json.loads(Path(checkpoint_path, "modules.json").read_text(encoding="utf8")):
@@ -91,7 +100,11 @@ class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # transformers 5.23 calls this in every process, and Sentence Transformers 6.2 then writes in every one.
         if self.args.should_save:
-            with holding(self.model, state_dict or {}):
+            tensors = state_dict or {}
+            if self.saved_dtype is not None:
+                trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+                tensors = {name: tensor.to("cpu", self.saved_dtype) for name, tensor in (tensors or trained).items()}
+            with holding(self.model, tensors):
                 super()._save(output_dir, state_dict)
 
 
