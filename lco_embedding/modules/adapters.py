@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from huggingface_hub.errors import RevisionNotFoundError
 from peft import PeftConfig, PeftType, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
@@ -59,7 +60,8 @@ def find_adapter(model_name_or_path: str, hub: dict[str, Any]) -> PeftConfig | N
         The configuration, whose `revision` is that of the base; None if the checkpoint is no adapter.
 
     Raises:
-        ValueError: The adapter does not name its base.
+        ValueError: The adapter does not name its base, its base is an adapter itself, or the commit of its base that it
+            names is gone.
     """
     if find_adapter_config_file(model_name_or_path, **hub) is None:
         return None
@@ -67,7 +69,23 @@ def find_adapter(model_name_or_path: str, hub: dict[str, Any]) -> PeftConfig | N
     if not config.base_model_name_or_path:
         raise ValueError(f"the adapter {model_name_or_path} does not name its base model")
     elsewhere = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
-    config.revision = commit_of(config.base_model_name_or_path, config.revision, **elsewhere)
+    base = config.base_model_name_or_path
+    config.revision = commit_of(base, config.revision, **elsewhere)
+    at_base = {**elsewhere, "revision": config.revision}
+    try:
+        base_is_adapter = find_adapter_config_file(base, **at_base) is not None
+    except OSError as error:
+        if not isinstance(error.__cause__, RevisionNotFoundError):
+            raise
+        raise ValueError(
+            f"the adapter {model_name_or_path} was trained on {base} at {config.revision}, which is gone from the Hub; "
+            'if its weights are there at another commit, name that as "revision" in adapter_config.json'
+        ) from error
+    if base_is_adapter:
+        raise ValueError(
+            f"the adapter {model_name_or_path} was trained on another adapter, {base}; merge that into its base first "
+            "(lco-embedding merge), and name the merged model as base_model_name_or_path in adapter_config.json"
+        )
     return config
 
 

@@ -144,11 +144,13 @@ class BackboneTransformer(Transformer):  # type: ignore[misc]
         hub = {"token": token, "revision": revision, "local_files_only": local_files_only}
         config = cls.load_config(model_name_or_path, cache_folder=cache_dir, **hub)
         shared = {**hub, "cache_dir": cache_dir, "trust_remote_code": trust_remote_code}
-        if not config and (adapter := find_adapter(model_name_or_path, {**hub, "cache_dir": cache_dir})) is not None:
+        at_adapter = {**hub, "cache_dir": cache_dir}
+        is_bare = "processing_kwargs" not in config
+        if is_bare and (adapter := find_adapter(model_name_or_path, at_adapter)) is not None:
             # Nothing lies beside the adapter, not even a processor: all but it comes from its base.
             at_base = {**shared, "revision": adapter.revision}
             model = cls.of_backbone(adapter.base_model_name_or_path, **at_base, **kwargs)
-            attach_adapter(model.model, model_name_or_path, adapter, model.backbone, {**hub, "cache_dir": cache_dir})
+            attach_adapter(model.model, model_name_or_path, adapter, model.backbone, at_adapter)
             return model
         for name in ("model_kwargs", "processor_kwargs", "config_kwargs"):
             kwargs[name] = {**shared, **(kwargs.get(name) or {})}

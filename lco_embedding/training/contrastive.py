@@ -25,6 +25,7 @@ from transformers import BitsAndBytesConfig, set_seed
 from transformers import logging as transformers_logging
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from lco_embedding.json_lines import names_of
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.model import LCOEmbedding
 from lco_embedding.modules.adapters import merge_lora
@@ -38,9 +39,9 @@ from lco_embedding.training.adapters import (
     merge,
     set_trainable,
 )
-from lco_embedding.training.arguments import TuningArguments, parse
-from lco_embedding.training.evaluator import retrieval_evaluator
-from lco_embedding.training.examples import check, open_mixture
+from lco_embedding.training.arguments import TuningArguments, check_best_metric, parse
+from lco_embedding.training.evaluator import FIGURES, retrieval_evaluator
+from lco_embedding.training.examples import check, open_evaluation, open_mixture
 from lco_embedding.training.generative import checkpoint_to_resume
 from lco_embedding.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
 from lco_embedding.training.record import write_record
@@ -61,7 +62,7 @@ class ContrastiveArguments(TuningArguments, SentenceTransformerTrainingArguments
         default_factory=list,
         metadata={
             "help": 'what to train on: JSON lines of {"anchor", "positive", "negative"}, parquet, a folder of '
-            "save_to_disk, or a data set of the Hub (name:split)"
+            "save_to_disk, or a data set of the Hub (name, name:split or name:configuration:split)"
         },
     )
     towers: Literal["absent", "frozen", "full"] = field(  # type: ignore[assignment]
@@ -140,6 +141,8 @@ def train(
     set_seed(arguments.seed)
     if train_dataset is None and not arguments.data:
         raise ValueError("there is nothing to train on; pass --data")
+    if eval_dataset is None and evaluator is None and arguments.eval_data:
+        check_best_metric(arguments, figures_of(arguments.eval_data, arguments.eval_retrieval))
     model = load(arguments)
     parameters = count_parameters(model)
     unloaded = model.omni.unloaded_parameters
@@ -152,7 +155,7 @@ def train(
         if train_dataset is None:
             train_dataset = open_mixture(arguments.data, arguments.weights, arguments.seed, arguments.streaming)
         if eval_dataset is None and arguments.eval_data:
-            eval_dataset = open_mixture(arguments.eval_data)
+            eval_dataset = open_evaluation(arguments.eval_data)
     if arguments.streaming:
         # Else accelerate cuts every feature to as many entries as a batch has rows, patches of images too.
         arguments.accelerator_config.dispatch_batches = False
@@ -186,6 +189,13 @@ def train(
         write_record(folder, "contrastive training", arguments, trainer, parameters, figures, time.time() - started)
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def figures_of(paths: Sequence[str], retrieval: bool) -> list[str]:
+    """Return the names of the figures of an evaluation on some files, without "eval_"."""
+    names = [f"{name}_" for name in names_of(paths)] if len(paths) > 1 else [""]
+    searched = FIGURES if retrieval else ()
+    return [*(f"{name}loss" for name in names), *dict.fromkeys(f"{name}{f}" for name in ("", *names) for f in searched)]
 
 
 def load(arguments: ContrastiveArguments) -> LCOEmbedding:

@@ -23,7 +23,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 from transformers import logging as transformers_logging
 from transformers.trainer_utils import get_last_checkpoint
 
-from lco_embedding.json_lines import JsonLines
+from lco_embedding.json_lines import JsonLines, names_of
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.modules import OmniTransformer, prompts
 from lco_embedding.modules.adapters import merge_lora
@@ -37,7 +37,7 @@ from lco_embedding.training.adapters import (
     lora_config,
     set_trainable,
 )
-from lco_embedding.training.arguments import TuningArguments, parse
+from lco_embedding.training.arguments import TuningArguments, check_best_metric, parse
 from lco_embedding.training.mixture import Mixture, Rows
 from lco_embedding.training.record import write_record
 
@@ -45,6 +45,9 @@ logger = transformers_logging.get_logger(__name__)
 
 IGNORED = -100
 """Label of a token that is no part of an answer, as transformers knows it."""
+
+FIGURES = ("loss", "nll", "accuracy", "exact")
+"""What is measured on each of the evaluation data."""
 
 
 @dataclass
@@ -309,7 +312,10 @@ def pretrain(
     started = time.time()
     set_seed(arguments.seed)
     train_dataset = train_dataset or _open(arguments.data, arguments.weights, arguments.seed)
-    eval_dataset = eval_dataset or {Path(path).stem: JsonLines(path) for path in arguments.eval_data or []} or None
+    if eval_dataset is None and arguments.eval_data:
+        names = names_of(arguments.eval_data)
+        eval_dataset = {name: JsonLines(path) for name, path in zip(names, arguments.eval_data, strict=True)}
+        check_best_metric(arguments, [f"{name}_{figure}" for name in names for figure in FIGURES])
     omni, whole = load(arguments)
     head = whole.get_output_embeddings()
     model = whole

@@ -89,6 +89,16 @@ class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
                 loaded = type(module).load(checkpoint_path, subfolder=entry["path"])
                 module.load_state_dict(loaded.state_dict())
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate; the evaluator runs once, however many evaluation data sets there are."""
+        # Sentence Transformers does so while training; afterwards it would run for each, under odd names.
+        before, self.is_in_train = self.is_in_train, True
+        try:
+            figures: dict[str, float] = super().evaluate(*args, **kwargs)
+        finally:
+            self.is_in_train = before
+        return figures
+
     def _load_best_model(self) -> None:
         # Sentence Transformers logs an error and goes on with the last weights, which nobody would notice.
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
