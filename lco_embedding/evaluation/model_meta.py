@@ -57,7 +57,8 @@ def describe_checkpoint(
         load_kwargs: What else `LCOEmbedding` was given.
     """
     if Path(source).is_dir() or has_adapter(model):
-        return describe_model(model, name or _name(source))
+        known = {} if Path(source).is_dir() else _known(source)
+        return _meta(model, source, known | {"name": name or _name(source), "revision": fingerprint(model)})
     kwargs = dict(load_kwargs or {})
     config = cached_file(source, "config.json", revision=revision, cache_dir=kwargs.get("cache_folder"))
     commit = extract_commit_hash(config, None)

@@ -71,6 +71,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
 
     data_collator_class = SideCollator
     saved_dtype: torch.dtype | None = None
+    is_in_train: bool
 
     def _load_from_checkpoint(self, checkpoint_path: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
