@@ -19,8 +19,8 @@ from torch import Tensor, distributed, nn
 from transformers import Trainer, TrainerCallback
 from transformers import logging as transformers_logging
 
-from lco_embedding.embedding import LCOEmbedding
 from lco_embedding.json_lines import RowError
+from lco_embedding.model import LCOEmbedding
 from lco_embedding.modules.adapters import put_weights
 from lco_embedding.modules.inputs import InputError
 from lco_embedding.sides import input_of
