@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from peft import PeftConfig
+from peft.tuners.tuners_utils import cast_adapter_dtype
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -199,10 +200,20 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             adapter.base_model_name_or_path, revision=adapter.revision, **load_kwargs
         )
         first = next(iter(modules.values())) if isinstance(modules, OrderedDict) else modules[0]
-        attach_adapter(first.model, model_name_or_path, adapter, first.backbone.decoder, hub)
+        attach_adapter(first.model, model_name_or_path, adapter, first.backbone, hub)
         # What was read is the card of the base.
         self._model_card_text = None
         return modules, module_kwargs
+
+    def add_adapter(self, adapter_config: PeftConfig, adapter_name: str = "default") -> None:
+        """Add a new adapter to train, in float32 as in PEFT: in the bfloat16 of most checkpoints it would hardly move.
+
+        Args:
+            adapter_config: Such as `LoraConfig(target_modules=model.omni.backbone.lora_targets)`.
+            adapter_name: How it is called among several.
+        """
+        super().add_adapter(adapter_config, adapter_name)
+        cast_adapter_dtype(self.omni.model, adapter_name)
 
     def save(
         self,

@@ -86,6 +86,12 @@ def test_encode_writes_every_row_and_its_error(
     assert "bad.png: the file is not a readable image" in printed.err
 
 
+def test_an_id_that_is_null_is_none(tmp_path: Path) -> None:
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text('{"id": null, "text": "a"}\n{"id": 0, "text": "b"}')
+    assert [row.path for row in find_rows([str(lines)])[0]] == [f"{lines}:1", "0"]
+
+
 def test_encode_writes_npz(folder: Path, tmp_path: Path, thinker: Path) -> None:
     output = tmp_path / "embeddings.npz"
     assert main(["encode", str(folder / "deep"), "--model", str(thinker), "--output", str(output)]) == 0

@@ -168,7 +168,8 @@ def _row_of_line(path: Path, number: int, line: str) -> Row:
     if isinstance(value, str):
         row.value = {"text": value}
     elif isinstance(value, dict):
-        row.path = str(value.pop("id", row.path))
+        name = value.pop("id", None)
+        row.path = row.path if name is None else str(name)
         given = resolve({key: entry for key, entry in value.items() if entry is not None}, path.parent)
         row.value = given.get("messages") or given
     else:

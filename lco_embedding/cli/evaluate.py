@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lco_embedding.cli.arguments import ModelArguments, option, parse
+from lco_embedding.json_lines import names_of
 
 if TYPE_CHECKING:
     from lco_embedding.evaluation.benchmarks import TaskScore
@@ -79,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(EvaluateArguments, argv, "lco-embedding evaluate")
     if not arguments.tasks and not arguments.data:
         raise ValueError("nothing to evaluate: name --tasks, --data or both")
+    names_of(arguments.data)  # so that a file given twice is told before a model is loaded
     missing = [path for path in arguments.data if not Path(path).is_file()]
     if missing:
         raise FileNotFoundError(f"there is no file {', '.join(missing)}")
@@ -168,7 +170,7 @@ def _evaluate_data(arguments: EvaluateArguments, model: LCOEmbedding, options: d
     from lco_embedding.evaluation.report import Report
 
     failed = False
-    for path in arguments.data:
+    for path, name in zip(arguments.data, names_of(arguments.data), strict=True):
         try:
             result = evaluate_pairs(model, path, arguments.bootstrap, arguments.seed, **options)
         except ValueError as error:  # of one file, which is not to cost the others
@@ -182,7 +184,7 @@ def _evaluate_data(arguments: EvaluateArguments, model: LCOEmbedding, options: d
         for way, each in result.directions.items():
             counts |= {f"{way}: queries": each.queries, f"{way}: documents": each.documents}
         report = Report(
-            name=Path(path).stem,
+            name=name,
             model=Path(arguments.model).name if Path(arguments.model).is_dir() else arguments.model,
             revision=fingerprint(model),
             figures=result.figures(),

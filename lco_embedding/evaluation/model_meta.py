@@ -14,7 +14,7 @@ from mteb.types import OutputDType
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from lco_embedding.evaluation.fingerprint import fingerprint
+from lco_embedding.evaluation.fingerprint import fingerprint, has_adapter
 from lco_embedding.model import LCOEmbedding
 from lco_embedding.model_cards.records import previous
 
@@ -45,7 +45,8 @@ def describe_checkpoint(
     """Describe a model that has just been loaded from a checkpoint.
 
     The revision of a Hub model is its commit, and what it was loaded with is filed as an experiment beside the results
-    of the model as it is. That of a folder is its `fingerprint`, as what is in a folder changes.
+    of the model as it is. That of a folder is its `fingerprint`, as what is in a folder changes, and so is that of an
+    adapter, whose base is another repository.
 
     Args:
         model: The model.
@@ -55,8 +56,9 @@ def describe_checkpoint(
         revision: Branch, tag or commit that was asked for.
         load_kwargs: What else `LCOEmbedding` was given.
     """
-    if Path(source).is_dir():
-        return describe_model(model, name)
+    if Path(source).is_dir() or has_adapter(model):
+        known = {} if Path(source).is_dir() else _known(source)
+        return _meta(model, source, known | {"name": name or _name(source), "revision": fingerprint(model)})
     kwargs = dict(load_kwargs or {})
     config = cached_file(source, "config.json", revision=revision, cache_dir=kwargs.get("cache_folder"))
     commit = extract_commit_hash(config, None)

@@ -110,6 +110,8 @@ class BackboneTransformer(Transformer):  # type: ignore[misc]
         self.backbone: Backbone = find_backbone(self.config)
         if self.unloaded_parameters:
             self.backbone = replace(self.backbone, kinds=("text",))
+        self.checkpoint_dtype: torch.dtype = self.model.dtype
+        """Dtype of the weights as they were loaded, in which a trained model is written."""
         # A part of a larger model does not know where it came from, which an adapter on it has to tell.
         self.model.name_or_path = self.model.name_or_path or self._source[0]
 
@@ -125,7 +127,7 @@ class BackboneTransformer(Transformer):  # type: ignore[misc]
         trust_remote_code: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Load a generative checkpoint, with the settings of media that it may have beside it.
+        """Load a generative checkpoint or an adapter of one, with the settings of media that it may have beside it.
 
         Args:
             model_name_or_path: Folder or Hub id.
@@ -142,6 +144,14 @@ class BackboneTransformer(Transformer):  # type: ignore[misc]
         hub = {"token": token, "revision": revision, "local_files_only": local_files_only}
         config = cls.load_config(model_name_or_path, cache_folder=cache_dir, **hub)
         shared = {**hub, "cache_dir": cache_dir, "trust_remote_code": trust_remote_code}
+        at_adapter = {**hub, "cache_dir": cache_dir}
+        is_bare = "processing_kwargs" not in config
+        if is_bare and (adapter := find_adapter(model_name_or_path, at_adapter)) is not None:
+            # Nothing lies beside the adapter, not even a processor: all but it comes from its base.
+            at_base = {**shared, "revision": adapter.revision}
+            model = cls.of_backbone(adapter.base_model_name_or_path, **at_base, **kwargs)
+            attach_adapter(model.model, model_name_or_path, adapter, model.backbone, at_adapter)
+            return model
         for name in ("model_kwargs", "processor_kwargs", "config_kwargs"):
             kwargs[name] = {**shared, **(kwargs.get(name) or {})}
         return cls(model_name_or_path, processing_kwargs=config.get("processing_kwargs"), **kwargs)
@@ -180,7 +190,7 @@ class BackboneTransformer(Transformer):  # type: ignore[misc]
             at = {key: given[key] for key in ("revision", "subfolder")}
             model = self._load_model(base, transformer_task, config, backend, False, **{**model_kwargs, **at})
             name, adapter_config, hub = adapter
-            attach_adapter(model, name, adapter_config, find_backbone(config).decoder, hub)
+            attach_adapter(model, name, adapter_config, find_backbone(config), hub)
             return model
         # The language head is left in its file by design, so its absence is not to be reported at every load.
         model_class = MODEL_MAPPING[type(config)]

@@ -57,7 +57,12 @@ class InputError(ValueError):
         scope: What the indices count in: the "list" that was given, or a "batch" that a loader made of it.
     """
 
-    def __init__(self, problems: Sequence[Problem], scope: Literal["list", "batch"] = "list") -> None:
+    def __init__(self, problems: Sequence[Problem] | str, scope: Literal["list", "batch"] = "list") -> None:
+        if isinstance(problems, str):
+            # A worker of a data loader hands an error over as the text of its traceback.
+            self.problems, self.scope = [], scope
+            super().__init__(problems.rpartition(f"{type(self).__name__}: ")[2].strip())
+            return
         self.problems = list(problems)
         self.scope = scope
         listed = "\n".join(f"- {problem}" for problem in self.problems)

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from peft import LoraConfig
 from torch import nn
+from transformers import logging as transformers_logging
 
 from lco_embedding.model import LCOEmbedding
 from lco_embedding.model_cards import save_card
 from lco_embedding.model_cards.records import NAME as RECORD
-from lco_embedding.modules.adapters import merge_lora
+from lco_embedding.modules.adapters import find_adapter, merge_lora
 from lco_embedding.modules.backbones import Backbone
+
+logger = transformers_logging.get_logger(__name__)
 
 Decoder = Literal["lora", "full", "frozen"]
 Towers = Literal["frozen", "full"]
@@ -51,6 +55,51 @@ def set_trainable(model: nn.Module, backbone: Backbone, decoder: Decoder, towers
     for name, parameter in model.named_parameters():
         in_tower = next((train for part, train in parts.items() if part in name.split(".")), None)
         parameter.requires_grad_(decoder == "full" if in_tower is None else in_tower)
+
+
+def hold_in_float32(model: nn.Module, dtype: str | None) -> None:
+    """Hold the weights that are trained in float32; frozen ones stay as they are.
+
+    A step of training is smaller than what bfloat16 can add to most weights: they would never move.
+
+    Args:
+        model: The model, of which what is trained requires gradients.
+        dtype: The dtype that was asked for. Weights of the checkpoint itself that are trained then stay in it, with a
+            warning if it is narrower than float32; new ones are in float32 in any case.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    narrow = [parameter for parameter in trained.values() if parameter.dtype.itemsize < torch.float32.itemsize]
+    if dtype is None:
+        for parameter in narrow:
+            parameter.data = parameter.data.to(torch.float32)
+    elif narrow:
+        share = sum(parameter.numel() for parameter in narrow) / sum(
+            parameter.numel() for parameter in trained.values()
+        )
+        logger.warning(
+            f"dtype={dtype}: {share:.1%} of the weights that are trained are in {dtype}, in which most small updates "
+            "are lost; leave dtype out to train in float32."
+        )
+
+
+def check_start(model: str, revision: str | None, decoder: Decoder) -> None:
+    """Refuse to train a new LoRA on an adapter, which could not name what it was trained on.
+
+    Other training starts from the merged model.
+
+    Args:
+        model: Folder or Hub id that training starts from.
+        revision: Of a Hub id.
+        decoder: What is trained of the decoder.
+
+    Raises:
+        ValueError: The model is an adapter, and LoRA is to be trained; it says what to do.
+    """
+    if decoder == "lora" and find_adapter(model, {"revision": revision}) is not None:
+        raise ValueError(
+            f"{model} is an adapter, and a new LoRA on it would have no base to name; merge it first: "
+            f"`lco-embedding merge {model} FOLDER`, then start from that folder"
+        )
 
 
 def lora_config(backbone: Backbone, r: int, alpha: float, dropout: float, towers: Towers = "frozen") -> LoraConfig:

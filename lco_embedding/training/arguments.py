@@ -72,6 +72,21 @@ class TuningArguments:
             raise ImportError('report_to=tensorboard needs tensorboard: pip install "lco-embedding[tensorboard]"')
 
 
+def check_best_metric(arguments: TrainingArguments, figures: Sequence[str]) -> None:
+    """Check, before anything is loaded, that the figure is known by which the best checkpoint is told.
+
+    Args:
+        arguments: The arguments of the run.
+        figures: Names of all that is measured, without "eval_".
+
+    Raises:
+        ValueError: It is none of them; they are listed.
+    """
+    metric = arguments.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") not in figures:
+        raise ValueError(f"metric_for_best_model: there is no figure {metric!r}; there are {', '.join(figures)}")
+
+
 def parse(arguments_class: type[Arguments], argv: Sequence[str], prog: str) -> Arguments:
     """Parse a command line into arguments.
 

@@ -20,18 +20,28 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from sentence_transformers import SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, set_seed
 from transformers import logging as transformers_logging
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from lco_embedding.json_lines import names_of
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.model import LCOEmbedding
+from lco_embedding.modules.adapters import merge_lora
 from lco_embedding.modules.settings import ProcessingKwargs
-from lco_embedding.training.adapters import Towers, count_parameters, lora_config, merge, set_trainable
-from lco_embedding.training.arguments import TuningArguments, parse
-from lco_embedding.training.evaluator import retrieval_evaluator
-from lco_embedding.training.examples import check, open_mixture
+from lco_embedding.training.adapters import (
+    Towers,
+    check_start,
+    count_parameters,
+    hold_in_float32,
+    lora_config,
+    merge,
+    set_trainable,
+)
+from lco_embedding.training.arguments import TuningArguments, check_best_metric, parse
+from lco_embedding.training.evaluator import FIGURES, retrieval_evaluator
+from lco_embedding.training.examples import check, open_evaluation, open_mixture
 from lco_embedding.training.generative import checkpoint_to_resume
 from lco_embedding.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
 from lco_embedding.training.record import write_record
@@ -52,7 +62,7 @@ class ContrastiveArguments(TuningArguments, SentenceTransformerTrainingArguments
         default_factory=list,
         metadata={
             "help": 'what to train on: JSON lines of {"anchor", "positive", "negative"}, parquet, a folder of '
-            "save_to_disk, or a data set of the Hub (name:split)"
+            "save_to_disk, or a data set of the Hub (name, name:split or name:configuration:split)"
         },
     )
     towers: Literal["absent", "frozen", "full"] = field(  # type: ignore[assignment]
@@ -131,6 +141,8 @@ def train(
     set_seed(arguments.seed)
     if train_dataset is None and not arguments.data:
         raise ValueError("there is nothing to train on; pass --data")
+    if eval_dataset is None and evaluator is None and arguments.eval_data:
+        check_best_metric(arguments, figures_of(arguments.eval_data, arguments.eval_retrieval))
     model = load(arguments)
     parameters = count_parameters(model)
     unloaded = model.omni.unloaded_parameters
@@ -143,7 +155,7 @@ def train(
         if train_dataset is None:
             train_dataset = open_mixture(arguments.data, arguments.weights, arguments.seed, arguments.streaming)
         if eval_dataset is None and arguments.eval_data:
-            eval_dataset = open_mixture(arguments.eval_data)
+            eval_dataset = open_evaluation(arguments.eval_data)
     if arguments.streaming:
         # Else accelerate cuts every feature to as many entries as a batch has rows, patches of images too.
         arguments.accelerator_config.dispatch_batches = False
@@ -179,8 +191,23 @@ def train(
     return folder
 
 
+def figures_of(paths: Sequence[str], retrieval: bool) -> list[str]:
+    """Return the names of the figures of an evaluation on some files, without "eval_"."""
+    names = [f"{name}_" for name in names_of(paths)] if len(paths) > 1 else [""]
+    searched = FIGURES if retrieval else ()
+    return [*(f"{name}loss" for name in names), *dict.fromkeys(f"{name}{f}" for name in ("", *names) for f in searched)]
+
+
 def load(arguments: ContrastiveArguments) -> LCOEmbedding:
-    """Load the model to train, with what is frozen frozen and what is added added."""
+    """Load the model to train, with what is frozen frozen and what is added added.
+
+    An adapter is merged into its base first. What is trained is in float32, unless `arguments.dtype` says otherwise.
+
+    Raises:
+        ValueError: The model is an adapter, and LoRA is to be trained on it.
+    """
+    source = checkpoint_of(arguments.model, "base")
+    check_start(source, arguments.revision, arguments.decoder)
     model_kwargs: dict[str, Any] = {"dtype": arguments.dtype or "auto"}
     if arguments.towers == "absent":
         model_kwargs["load_towers"] = False
@@ -192,12 +219,13 @@ def load(arguments: ContrastiveArguments) -> LCOEmbedding:
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
     model = LCOEmbedding(
-        checkpoint_of(arguments.model, "base"),
+        source,
         model_kwargs=model_kwargs,
         revision=arguments.revision,
         processing_kwargs=_processing_kwargs(arguments),
         device=str(arguments.device),
     )
+    merge_lora(model.omni.model)
     backbone = model.omni.backbone
     towers: Towers = "full" if arguments.towers == "full" else "frozen"
     if arguments.decoder == "lora":
@@ -209,6 +237,7 @@ def load(arguments: ContrastiveArguments) -> LCOEmbedding:
         set_trainable(model.omni.model, backbone, arguments.decoder, towers)
     if arguments.projection is not None:
         add_projection(model, arguments.projection)
+    hold_in_float32(model, arguments.dtype)
     return model
 
 
@@ -222,10 +251,15 @@ def add_projection(model: LCOEmbedding, dimension: int) -> None:
     """Put a linear layer to `dimension` dimensions after the pooling."""
     modules = [module for module in model if not isinstance(module, Normalize)]
     dense = Dense(model.get_embedding_dimension(), dimension, bias=False, activation_function=nn.Identity())
-    dense.to(model.device, next(model.parameters()).dtype)
+    dense.to(model.device)
+    dense.linear.register_forward_pre_hook(_cast_input)
     model._modules.clear()
     for number, module in enumerate([*modules, dense, Normalize()]):
         model.add_module(str(number), module)
+
+
+def _cast_input(linear: nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0].to(linear.weight.dtype),)
 
 
 def loss_of(model: LCOEmbedding, arguments: ContrastiveArguments) -> nn.Module:
@@ -246,6 +280,8 @@ def save(trainer: ContrastiveTrainer, arguments: ContrastiveArguments, folder: P
     Every process calls this, as weights that are sharded are gathered from all; process zero writes.
     """
     if arguments.decoder != "lora" or arguments.keep == "adapter":
+        if arguments.decoder != "lora":
+            trainer.saved_dtype = trainer.model.omni.checkpoint_dtype
         trainer.save_model(str(folder))
         # A pickle with the paths of this machine; it is no part of a model.
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)

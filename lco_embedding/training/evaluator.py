@@ -4,31 +4,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sentence_transformers.base.evaluation import BaseEvaluator, SequentialEvaluator
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
+from lco_embedding.json_lines import names_of
 from lco_embedding.sides import input_of
 from lco_embedding.training.examples import open_data
+
+FIGURES = tuple(
+    f"cosine_{name}"
+    for name in ("ndcg@10", "recall@1", "recall@10", "precision@1", "precision@10", "accuracy@1", "mrr@10", "map@10")
+)
+"""What is measured of a search, where similarity is the cosine."""
 
 
 def retrieval_evaluator(paths: Sequence[str], batch_size: int = 32) -> BaseEvaluator:
     """Return an evaluator that searches the positives and negatives of some data by its anchors.
 
     Its figures are those of the evaluator of Sentence Transformers: `cosine_ndcg@10`, `cosine_recall@1`, `@10`, ...;
-    of several data sets with the name of the file before them, and of the first for `metric_for_best_model`.
+    of several data sets with the name of the file before them, and the mean over the files without.
 
     Args:
         paths: As `open_data` takes them.
         batch_size: Inputs in a batch.
     """
-    names = [Path(path).stem if len(paths) > 1 else "" for path in paths]
-    evaluators = [_search(open_data(path), name, batch_size) for path, name in zip(paths, names, strict=True)]
-    if len(evaluators) == 1:
-        return evaluators[0]
-    return SequentialEvaluator(evaluators, main_score_function=lambda scores: scores[0])
+    if len(paths) == 1:
+        return _search(open_data(paths[0]), "", batch_size)
+    named = zip(paths, names_of(paths), strict=True)
+    return MeanEvaluator([_search(open_data(path), name, batch_size) for path, name in named])
+
+
+class MeanEvaluator(SequentialEvaluator):  # type: ignore[misc]
+    """Several evaluators with the same figures under names of their own, and the means of these without a name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Return the figures of each, and their means."""
+        results: dict[str, float] = super().__call__(*args, **kwargs)
+        names = [f"{evaluator.name}_" for evaluator in self.evaluators]
+        for figure in [key.removeprefix(names[0]) for key in results if key.startswith(names[0])]:
+            results[figure] = sum(results[f"{name}{figure}"] for name in names) / len(names)
+        return results
 
 
 def _search(rows: Any, name: str, batch_size: int) -> InformationRetrievalEvaluator:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lco_embedding.json_lines import MEDIA_KEYS, JsonLines, RowError, resolve
+from lco_embedding.json_lines import MEDIA_KEYS, JsonLines, RowError, names_of, resolve
 from lco_embedding.sides import SIDE, input_of, is_column_of_sides, parse_side
 from lco_embedding.training.mixture import rows_of_epoch
 
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 CHECKED_AT_ONCE = 1024
 
+ENDINGS = (".jsonl", ".parquet", ".json", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zip", ".zst")
+"""Endings of files, which are never the name of a data set of the Hub."""
+
 
 def open_data(path: str, streaming: bool = False) -> Dataset | IterableDataset:
     """Open a data set.
 
     Args:
         path: A JSON-lines or parquet file, a folder that `Dataset.save_to_disk` wrote, or the name of a data set of
-            the Hub, optionally with a split ("name:train").
+            the Hub, optionally with a split ("name:train") or a configuration and a split ("name:triplet:train").
         streaming: Read rows as they are needed.
 
     Returns:
@@ -35,12 +38,21 @@ def open_data(path: str, streaming: bool = False) -> Dataset | IterableDataset:
 
     Raises:
         RowError: A row of a JSON-lines file is no object, or its columns are not those of the first row.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is in another format, or the data set has several configurations and none is named.
     """
     import datasets
 
+    if Path(path).suffix in ENDINGS:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no file {path}")
+        if not path.endswith((".jsonl", ".parquet")):
+            raise ValueError(f"{path} is neither JSON lines (.jsonl) nor parquet; write it as one of these")
     if path.endswith(".jsonl"):
         rows = JsonLines(path)
-        features = datasets.Features({name: dict.fromkeys(SIDE, datasets.Value("string")) for name in _columns(rows)})
+        features = datasets.Features(
+            {name: dict.fromkeys(SIDE, datasets.Value("string")) for name in _columns(rows, 0)}
+        )
         kind = datasets.IterableDataset if streaming else datasets.Dataset
         try:
             return kind.from_generator(partial(_sides, rows, tuple(features)), features=features)
@@ -52,8 +64,7 @@ def open_data(path: str, streaming: bool = False) -> Dataset | IterableDataset:
         dataset = datasets.load_from_disk(path)
         dataset = dataset.to_iterable_dataset() if streaming else dataset
     else:
-        name, _, split = path.partition(":")
-        dataset = datasets.load_dataset(name, split=split or "train", streaming=streaming)
+        dataset = _load_named(path, streaming)
     if dataset.features is not None:
         dataset = dataset.cast(_undecoded(dataset.features))
     columns = dataset.column_names or []
@@ -63,6 +74,24 @@ def open_data(path: str, streaming: bool = False) -> Dataset | IterableDataset:
     if path.endswith(".parquet") and _has_paths(dataset.features):
         dataset = dataset.map(partial(resolve, folder=Path(path).parent), features=dataset.features)
     return dataset
+
+
+def _load_named(path: str, streaming: bool) -> Dataset | IterableDataset:
+    import datasets
+
+    name, *rest = path.split(":")
+    if len(rest) > 2:
+        raise ValueError(f"{path}: expected NAME, NAME:SPLIT or NAME:CONFIGURATION:SPLIT")
+    configuration, split = rest if len(rest) == 2 else (None, *rest) if rest else (None, "train")
+    try:
+        return datasets.load_dataset(name, configuration, split=split or "train", streaming=streaming)
+    except ValueError as error:
+        if "Config name is missing" not in str(error):
+            raise
+        there = str(error).splitlines()[1].rpartition(": ")[2]
+        raise ValueError(
+            f"{name} has several configurations, {there}; name one, as {name}:CONFIGURATION:{split or 'train'}"
+        ) from error
 
 
 def _undecoded(features: Any) -> Any:
@@ -89,19 +118,22 @@ def _has_paths(features: Any) -> bool:
     )
 
 
-def _columns(rows: JsonLines) -> list[str]:
-    first = rows[0]
-    columns = sorted(filter(is_column_of_sides, first)) if isinstance(first, dict) else []
+def _columns(rows: JsonLines, index: int) -> list[str]:
+    row = rows[index]
+    columns = sorted(filter(is_column_of_sides, row)) if isinstance(row, dict) else []
     if columns[:1] != ["anchor"] or "positive" not in columns:
-        raise RowError(f"{rows.name(0)}: a row needs an 'anchor' and a 'positive'")
+        raise RowError(f"{rows.name(index)}: a row needs an 'anchor' and a 'positive'")
     return ["anchor", "positive", *(name for name in columns if name.startswith("negative"))]
 
 
 def _sides(rows: JsonLines, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     for index in range(len(rows)):
+        found = _columns(rows, index)
+        if tuple(found) != tuple(columns):
+            raise RowError(
+                f"{rows.name(index)} has {', '.join(found)}, the first row {', '.join(columns)}: all rows need the same"
+            )
         row = rows[index]
-        if not isinstance(row, dict) or not set(columns) <= row.keys():
-            raise RowError(f"{rows.name(index)}: expected {', '.join(columns)}, as in the first row")
         yield {name: parse_side(row[name], f"{rows.name(index)}: {name}") for name in columns}
 
 
@@ -133,6 +165,15 @@ def open_mixture(
     if len(opened) == 1:
         return opened[0]
     return datasets.DatasetDict({f"{number}_{Path(path).stem}": opened[number] for number, path in enumerate(paths)})
+
+
+def open_evaluation(paths: Sequence[str]) -> Dataset | DatasetDict:
+    """Open data sets to evaluate on, each by the name under which its figures stand if there are several."""
+    import datasets
+
+    if len(paths) == 1:
+        return open_data(paths[0])
+    return datasets.DatasetDict(dict(zip(names_of(paths), map(open_data, paths), strict=True)))
 
 
 def check(paths: Sequence[str], omni: OmniTransformer) -> None:

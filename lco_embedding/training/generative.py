@@ -23,14 +23,21 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 from transformers import logging as transformers_logging
 from transformers.trainer_utils import get_last_checkpoint
 
-from lco_embedding.json_lines import JsonLines
+from lco_embedding.json_lines import JsonLines, names_of
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.modules import OmniTransformer, prompts
+from lco_embedding.modules.adapters import merge_lora
 from lco_embedding.modules.batching import Row, pad
 from lco_embedding.modules.features import splice
 from lco_embedding.modules.inputs import InputError, Item, Problem
-from lco_embedding.training.adapters import count_parameters, lora_config, set_trainable
-from lco_embedding.training.arguments import TuningArguments, parse
+from lco_embedding.training.adapters import (
+    check_start,
+    count_parameters,
+    hold_in_float32,
+    lora_config,
+    set_trainable,
+)
+from lco_embedding.training.arguments import TuningArguments, check_best_metric, parse
 from lco_embedding.training.mixture import Mixture, Rows
 from lco_embedding.training.record import write_record
 
@@ -38,6 +45,9 @@ logger = transformers_logging.get_logger(__name__)
 
 IGNORED = -100
 """Label of a token that is no part of an answer, as transformers knows it."""
+
+FIGURES = ("loss", "nll", "accuracy", "exact")
+"""What is measured on each of the evaluation data."""
 
 
 @dataclass
@@ -215,8 +225,8 @@ class GenerativeTrainer(Trainer):  # type: ignore[misc]
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         # The names in a checkpoint are not always those in the model; transformers 5.23 then goes on from the weights
-        # that it began with, and only warns.
-        loaded = type(target).from_pretrained(resume_from_checkpoint, dtype=target.dtype)
+        # that it began with, and only warns. What was trained is in float32 there.
+        loaded = type(target).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         target.load_state_dict(loaded.state_dict())
 
     def prediction_step(
@@ -302,7 +312,10 @@ def pretrain(
     started = time.time()
     set_seed(arguments.seed)
     train_dataset = train_dataset or _open(arguments.data, arguments.weights, arguments.seed)
-    eval_dataset = eval_dataset or {Path(path).stem: JsonLines(path) for path in arguments.eval_data or []} or None
+    if eval_dataset is None and arguments.eval_data:
+        names = names_of(arguments.eval_data)
+        eval_dataset = {name: JsonLines(path) for name, path in zip(names, arguments.eval_data, strict=True)}
+        check_best_metric(arguments, [f"{name}_{figure}" for name in names for figure in FIGURES])
     omni, whole = load(arguments)
     head = whole.get_output_embeddings()
     model = whole
@@ -313,6 +326,7 @@ def pretrain(
         model = get_peft_model(whole, config)
     else:
         set_trainable(whole, omni.backbone, arguments.decoder, arguments.towers)
+    hold_in_float32(model, arguments.dtype)
     parameters = count_parameters(model)
     if not parameters.trainable:
         raise ValueError("nothing is trained: the decoder and the towers are frozen")
@@ -350,13 +364,20 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
 def load(arguments: GenerativeArguments) -> tuple[OmniTransformer, PreTrainedModel]:
     """Load the model to train: the module that reads media, and the model with its head, which share their weights.
 
-    The chat template is that of the backbone: LCO prompts, if it has them, are left out.
+    The chat template is that of the backbone: LCO prompts, if it has them, are left out. An adapter is merged into its
+    base first.
+
+    Raises:
+        ValueError: The model has no language head, or is an adapter, and LoRA is to be trained on it.
     """
+    source = checkpoint_of(arguments.model, "base")
+    check_start(source, arguments.revision, arguments.decoder)
     omni = OmniTransformer.of_backbone(
-        checkpoint_of(arguments.model, "base"),
+        source,
         revision=arguments.revision,
         model_kwargs={"dtype": arguments.dtype or "auto"},
     )
+    merge_lora(omni.model)
     if isinstance(arguments.processing_kwargs, dict):
         omni.processing_kwargs = omni.reader(arguments.processing_kwargs).settings
     omni.processor.chat_template = prompts.without_prompts(omni.processor.chat_template)
@@ -367,7 +388,12 @@ def load(arguments: GenerativeArguments) -> tuple[OmniTransformer, PreTrainedMod
 
 
 def save_generative(omni: OmniTransformer, whole: PreTrainedModel, folder: str | Path) -> None:
-    """Write a generative checkpoint, with the settings of media that it was trained under."""
+    """Write a generative checkpoint, with the settings of media that it was trained under.
+
+    Its weights are in the dtype that the model was loaded in.
+    """
+    for parameter in whole.parameters():
+        parameter.data = parameter.data.to(omni.checkpoint_dtype)
     whole.save_pretrained(folder)
     omni.processor.save_pretrained(folder)
     omni.save_config(str(folder))

@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,6 +31,7 @@ from transformers import AutoConfig
 
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.model_cards import LCOModelCardData, write_card
+from lco_embedding.modules.adapters import exact_pattern, pattern_value
 from lco_embedding.training.record import NAME as RECORD
 from lco_embedding.training.record import previous
 
@@ -357,9 +357,7 @@ class _Average:
         for checkpoint in self.checkpoints:
             halves = [place.lora for place in checkpoint.tensors.values() if place.lora]
             ranks.update({half.module: half.rank for half in halves if half.axis == 0})
-        # A pattern holds for every module whose name ends like it, and the first that fits counts: the longest first.
-        by_length = dict(sorted(ranks.items(), key=lambda entry: -len(entry[0])))
-        pattern = by_length if len(set(ranks.values())) > 1 else {}
+        pattern = exact_pattern(ranks)
         rank = max(ranks.values())
         return {
             **self.adapters[0],
@@ -387,9 +385,7 @@ def _check_adapter(folder: Path, config: Config) -> None:
 
 
 def _scale(config: Config, module: str, rank: int) -> float:
-    pattern: dict[str, float] = config.get("alpha_pattern") or {}
-    key = get_pattern_key(list(pattern), module)
-    alpha: float = pattern[key] if key in pattern else config["lora_alpha"]
+    alpha: float = pattern_value(config.get("alpha_pattern"), module, config["lora_alpha"])
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import load_peft_weights, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from torch import Tensor, distributed, nn
@@ -19,6 +20,8 @@ from transformers import Trainer, TrainerCallback
 from transformers import logging as transformers_logging
 
 from lco_embedding.json_lines import RowError
+from lco_embedding.model import LCOEmbedding
+from lco_embedding.modules.adapters import put_weights
 from lco_embedding.modules.inputs import InputError
 from lco_embedding.sides import input_of
 from lco_embedding.training.examples import find_row
@@ -59,9 +62,16 @@ class SideCollator(SentenceTransformerDataCollator):  # type: ignore[misc]
 
 
 class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
-    """A `SentenceTransformerTrainer` for any-to-any rows, and for checkpoints that hold an adapter alone."""
+    """A `SentenceTransformerTrainer` for any-to-any rows, and for checkpoints that hold an adapter alone.
+
+    Attributes:
+        saved_dtype: Dtype in which the weights that were trained are written; as they are, for checkpoints to go on
+            from, unless set.
+    """
 
     data_collator_class = SideCollator
+    saved_dtype: torch.dtype | None = None
+    is_in_train: bool
 
     def _load_from_checkpoint(self, checkpoint_path: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -69,14 +79,26 @@ class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
             Trainer._load_from_checkpoint(self, checkpoint_path, model)
             return
         if not Path(checkpoint_path, ADAPTER_CONFIG).is_file():
-            super()._load_from_checkpoint(checkpoint_path)
+            # What was trained is in float32 there, whatever the configuration says.
+            loaded = LCOEmbedding(checkpoint_path, device="cpu", model_kwargs={"dtype": torch.float32})
+            self.model.load_state_dict(loaded.state_dict())
             return
-        set_peft_model_state_dict(self.model.omni.model, load_peft_weights(checkpoint_path))
+        put_weights(self.model.omni.model, load_file(Path(checkpoint_path, SAFETENSORS_WEIGHTS_NAME)), checkpoint_path)
         for entry in json.loads(Path(checkpoint_path, "modules.json").read_text(encoding="utf8")):
             module = self.model[entry["idx"]]
             if entry["idx"] and any(True for _ in module.parameters()):
                 loaded = type(module).load(checkpoint_path, subfolder=entry["path"])
                 module.load_state_dict(loaded.state_dict())
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate; the evaluator runs once, however many evaluation data sets there are."""
+        # Sentence Transformers does so while training; afterwards it would run for each, under odd names.
+        before, self.is_in_train = self.is_in_train, True
+        try:
+            figures: dict[str, float] = super().evaluate(*args, **kwargs)
+        finally:
+            self.is_in_train = before
+        return figures
 
     def _load_best_model(self) -> None:
         # Sentence Transformers logs an error and goes on with the last weights, which nobody would notice.
@@ -89,7 +111,11 @@ class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # transformers 5.23 calls this in every process, and Sentence Transformers 6.2 then writes in every one.
         if self.args.should_save:
-            with holding(self.model, state_dict or {}):
+            tensors = state_dict or {}
+            if self.saved_dtype is not None:
+                trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+                tensors = {name: tensor.to("cpu", self.saved_dtype) for name, tensor in (tensors or trained).items()}
+            with holding(self.model, tensors):
                 super()._save(output_dir, state_dict)
 
 

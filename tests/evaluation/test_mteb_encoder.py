@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset, Image, Video, concatenate_datasets
 from numpy.typing import NDArray
+from peft import LoraConfig
 from sentence_transformers import SentenceTransformer
 from torch.utils.data import DataLoader
 
@@ -363,6 +364,13 @@ def test_the_revision_follows_weights_and_settings(model: LCOEmbedding, shared_m
     next(model.parameters()).data.view(-1)[0] += 1e-3
     assert len({revision, changed, MtebEncoder(model).mteb_model_meta.revision}) == 3
     assert MtebEncoder(model, revision="mine").mteb_model_meta.revision == "mine"
+
+
+def test_an_adapter_is_filed_under_its_own_name(thinker: Path, tmp_path: Path) -> None:
+    model = LCOEmbedding(thinker, device="cpu")
+    model.add_adapter(LoraConfig(r=2, target_modules=model.omni.backbone.lora_targets))
+    model.save_pretrained(tmp_path / "adapter", create_model_card=False)
+    assert MtebEncoder(tmp_path / "adapter", device="cpu").mteb_model_meta.name == "local/adapter"
 
 
 def test_a_model_of_the_hub_is_filed_by_its_commit(shared_model: LCOEmbedding, tmp_path: Path) -> None:

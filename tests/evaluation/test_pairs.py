@@ -208,3 +208,16 @@ def test_what_can_not_be_done_is_told_at_once(tmp_path: Path, capsys: pytest.Cap
     assert "name --tasks, --data or both" in capsys.readouterr().err
     assert main(["evaluate", "--data", str(tmp_path / "gone.jsonl")]) == 2
     assert "there is no file" in capsys.readouterr().err
+
+
+def test_files_of_one_name_have_reports_of_their_own(tmp_path: Path) -> None:
+    files = []
+    for part, rows in (("a", 2), ("b", 3)):
+        (tmp_path / part).mkdir()
+        pairs = [{"anchor": f"a red {n}", "positive": f"a blue {n}"} for n in range(rows)]
+        files.append(str(write(tmp_path / part / "dev.jsonl", pairs)))
+    output = str(tmp_path / "out")
+    assert main(["evaluate", "--data", *files, "--device", "cpu", "--bootstrap", "10", "--output", output]) == 0
+    reports = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+    assert {name: report["counts"]["rows"] for name, report in reports.items()} == {"a_dev": 2, "b_dev": 3}
+    assert main(["evaluate", "--data", files[0], files[0], "--device", "cpu", "--output", output]) == 2

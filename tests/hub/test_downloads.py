@@ -119,6 +119,25 @@ def test_an_adapter_pins_its_base(
     assert all(first in path for path in asked)
 
 
+def test_an_adapter_whose_base_has_changed_its_history(
+    hub: Hub, client: Client, plain: Path, adapter: Path, tmp_path: Path
+) -> None:
+    named = tmp_path / "named"
+    shutil.copytree(adapter, named)
+    config = json.loads((named / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": "me/rewritten", "revision": "1234567890" * 4}
+    (named / "adapter_config.json").write_text(json.dumps(config))
+    hub.add("me/rewritten", plain)
+    hub.add("me/orphan", named)
+    for path in ("me/orphan", str(named)):
+        done = client("encode", "ours", path)
+        assert done.error is not None
+        assert done.error.startswith(f"ValueError: the adapter {path} was trained on me/rewritten at 1234567890"), (
+            done.error
+        )
+        assert "gone from the Hub" in done.error
+
+
 def test_private_repositories_want_the_right_token(
     hub: Hub, client: Client, plain: Path, plain_model: LCOEmbedding
 ) -> None:

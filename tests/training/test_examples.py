@@ -130,3 +130,90 @@ def test_a_row_is_found_again(tmp_path: Path) -> None:
     path.write_text("\n".join(json.dumps({"anchor": text, "positive": text}) for text in TEXTS))
     assert find_row([str(path)], open_data(str(path))[2]) == f"{path}:3"
     assert find_row([str(path)], {"anchor": "other", "positive": "other"}) is None
+
+
+def write(path: Path, *rows: Any) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+PAIR, TRIPLET = {"anchor": "a", "positive": "b"}, {"anchor": "c", "positive": "d", "negative": "e"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("rows", [(PAIR, TRIPLET), (TRIPLET, PAIR), (TRIPLET, TRIPLET | {"negative_1": "f"})])
+def test_rows_of_other_columns_than_the_first_are_named(rows: Any, streaming: bool, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", rows[0], rows[0], rows[1], rows[0])
+    with pytest.raises(RowError, match=r"rows\.jsonl:3 has .*, the first row .*: all rows need the same"):
+        list(open_data(path, streaming))
+
+
+def test_what_is_no_column_may_differ(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", PAIR | {"id": None}, PAIR | {"source": "x"})
+    assert open_data(path).column_names == ["anchor", "positive"]
+
+
+def test_an_absent_negative_in_parquet_is_named(shared_model: LCOEmbedding, tmp_path: Path) -> None:
+    path = str(tmp_path / "rows.parquet")
+    Dataset.from_list([PAIR | {"negative": None}, TRIPLET]).to_parquet(path)
+    assert open_data(path).column_names == ["anchor", "positive", "negative"]
+    with pytest.raises(RowError, match=r"rows\.parquet, row 0: negative"):
+        check([path], shared_model.omni)
+
+
+def test_configurations_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "pair" / "dev.jsonl", PAIR)
+    write(tmp_path / "triplet" / "dev.jsonl", TRIPLET, TRIPLET)
+    configs = [
+        f"- config_name: {c}\n  data_files:\n  - split: dev\n    path: {c}/dev.jsonl" for c in ("pair", "triplet")
+    ]
+    (tmp_path / "README.md").write_text("---\nconfigs:\n" + "\n".join(configs) + "\n---\n")
+    assert open_data(f"{tmp_path}:triplet:dev").column_names == ["anchor", "positive", "negative"]
+    assert len(open_data(f"{tmp_path}:pair:dev")) == 1
+    with pytest.raises(ValueError, match=r"has several configurations, \['pair', 'triplet'\]; name one, as .*:dev$"):
+        open_data(f"{tmp_path}:dev")
+    with pytest.raises(ValueError, match="expected NAME, NAME:SPLIT or NAME:CONFIGURATION:SPLIT"):
+        open_data("a:b:c:d")
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet", "rows.csv"])
+def test_a_file_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"there is no file .*{name}"):
+        open_data(str(tmp_path / name))
+
+
+def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"rows\.json is neither JSON lines"):
+        open_data(write(tmp_path / "rows.json", [PAIR]))
+
+
+def test_an_error_from_a_worker_is_readable(thinker: Path, tmp_path: Path) -> None:
+    rows = Dataset.from_list([{"anchor": "a", "positive": " "}] * 2)
+    options = {"dataloader_num_workers": 1, "towers": "absent"}
+    with pytest.raises(ValueError, match="can't be embedded") as caught:
+        contrastive.train(arguments_for(thinker, tmp_path, **options), rows)
+    assert len(str(caught.value).splitlines()) == 4
+    assert "positive" not in str(caught.value).splitlines()[0]
+
+
+def test_files_of_one_name_have_figures_of_their_own(thinker: Path, tmp_path: Path) -> None:
+    held_out = [
+        write(tmp_path / part / "dev.jsonl", *({"anchor": f"{part} {n}", "positive": f"{n}"} for n in range(3)))
+        for part in "ab"
+    ]
+    options = {"towers": "absent", "eval_data": held_out, "eval_retrieval": True, "max_steps": 1}
+    options |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "cosine_ndcg@10"}
+    rows = Dataset.from_list([PAIR] * 4)
+    folder = contrastive.train(arguments_for(thinker, tmp_path / "out", **options), rows)
+    figures = json.loads((folder / "training_record.json").read_text())["figures"]
+    assert {f"eval_{name}_dev_{figure}" for name in "ab" for figure in ("loss", "cosine_ndcg@10")} <= figures.keys()
+    mean = (figures["eval_a_dev_cosine_ndcg@10"] + figures["eval_b_dev_cosine_ndcg@10"]) / 2
+    assert figures["eval_cosine_ndcg@10"] == pytest.approx(mean)
+    assert not [name for name in figures if "dev_a_dev" in name]
+    options["metric_for_best_model"] = "cosine_ndgc@10"
+    with pytest.raises(ValueError, match=r"no figure 'cosine_ndgc@10'; there are a_dev_loss, .*cosine_ndcg@10"):
+        contrastive.train(arguments_for(thinker, tmp_path / "out", **options), rows)
+    known = contrastive.figures_of(held_out, True)
+    assert {f"eval_{name}" for name in known} <= figures.keys()

@@ -242,3 +242,18 @@ def test_the_head_sees_answers_alone(thinker: Path, tmp_path: Path) -> None:
     # One word and its end for each of 4 chats; a word may be two tokens in this tokenizer.
     assert len(seen) == 1
     assert seen[0] <= 4 * 8
+
+
+def test_files_of_one_name_are_evaluated_each(thinker: Path, tmp_path: Path) -> None:
+    paths = []
+    for part in "ab":
+        paths.append(tmp_path / part / "dev.jsonl")
+        paths[-1].parent.mkdir()
+        paths[-1].write_text(json.dumps(chat("Say it.", f"{part} red circle")))
+    options: dict[str, Any] = {"data": [str(paths[0])], "eval_data": [*map(str, paths)], "max_steps": 1}
+    folder = pretrain(arguments_for(thinker, tmp_path / "out", **options))
+    figures = json.loads((folder / "training_record.json").read_text())["figures"]
+    assert figures["eval_a_dev_nll"] != figures["eval_b_dev_nll"]
+    options |= {"metric_for_best_model": "nll", "eval_strategy": "steps"}
+    with pytest.raises(ValueError, match=r"no figure 'nll'; there are a_dev_loss, a_dev_nll, .*b_dev_exact"):
+        pretrain(arguments_for(thinker, tmp_path / "out", **options))

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import save_torch_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -302,6 +303,27 @@ def test_ranks_and_scales_may_differ(thinker: Path, tmp_path: Path):
     assert {config["rank_pattern"][name] for name in config["rank_pattern"] if "k_proj" in name} == {15}
     assert not config["use_rslora"]
     assert_averages_updates(made, sources, thinker, [0.25, 0.25, 0.5])
+
+
+def test_uneven_adapters_of_the_generation_class_load_as_in_peft(thinker: Path, tmp_path: Path):
+    sources = []
+    for number, rank in enumerate((3, 7)):
+        whole = LCOEmbedding(thinker, device="cpu").omni.generation_model()
+        layer = "model.language_model.layers.0.self_attn"
+        pattern = {f"{layer}.{name}_proj": rank + shift for shift, name in enumerate("qkv")}
+        targets = r".*language_model.*(_proj)"
+        options = {"rank_pattern": pattern, "alpha_pattern": {f"{layer}.q_proj": 40}, "init_lora_weights": False}
+        torch.manual_seed(number)
+        get_peft_model(whole, LoraConfig(r=2, target_modules=targets, **options)).save_pretrained(
+            tmp_path / f"{number}"
+        )
+        sources.append(tmp_path / f"{number}")
+    made = soup(sources, tmp_path / "soup", [1, 3])
+    assert_averages_updates(made, sources, thinker, [0.25, 0.75])
+    by_peft = LCOEmbedding(thinker, device="cpu")
+    PeftModel.from_pretrained(by_peft.omni.generation_model(), made)
+    texts = ["a red circle", "a low flute"]
+    np.testing.assert_array_equal(LCOEmbedding(made, device="cpu").encode(texts), by_peft.encode(texts))
 
 
 def test_an_adapter_with_itself_does_the_same(thinker: Path, tmp_path: Path):
