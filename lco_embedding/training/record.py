@@ -14,6 +14,7 @@ import torch
 from transformers import Trainer
 
 from lco_embedding._version import __version__
+from lco_embedding.atomic_writes import write_text
 from lco_embedding.model_cards import save_card
 from lco_embedding.model_cards.records import NAME as NAME
 from lco_embedding.model_cards.records import previous as previous
@@ -77,7 +78,7 @@ def write_record(
         "processes": trainer.args.world_size,
         "before": earlier,
     }
-    Path(folder, NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
+    write_text(Path(folder, NAME), json.dumps(record, indent=2) + "\n")
     save_card(folder)
 
 
