@@ -19,9 +19,8 @@ from typing import Any, Literal
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import EvalPrediction, PreTrainedModel, TrainingArguments, set_seed
 from transformers import logging as transformers_logging
-from transformers.trainer_utils import get_last_checkpoint
 
 from lco_embedding.json_lines import JsonLines
 from lco_embedding.miniature import checkpoint_of
@@ -31,6 +30,8 @@ from lco_embedding.modules.features import splice
 from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.training.adapters import count_parameters, lora_config, set_trainable
 from lco_embedding.training.arguments import TuningArguments, parse
+from lco_embedding.training.checkpoints import CheckpointTrainer, begin, replacing_model, telling
+from lco_embedding.training.interruption import StopOnSignal
 from lco_embedding.training.mixture import Mixture, Rows
 from lco_embedding.training.record import write_record
 
@@ -171,7 +172,7 @@ class ChatCollator:
         return len(answer) - answer[::-1].index(stop) if stop in answer else len(answer)
 
 
-class GenerativeTrainer(Trainer):  # type: ignore[misc]
+class GenerativeTrainer(CheckpointTrainer):
     """A `Trainer` whose language head sees only the states before answers, and which measures answers.
 
     Logits of every token of a chat would take more memory than the model: 650 tokens of a vocabulary of 152,000 are
@@ -296,11 +297,16 @@ def pretrain(
         The folder of the generative checkpoint, `arguments.output_dir`.
 
     Raises:
-        ValueError: There is nothing to train on or nothing to train.
+        ValueError: There is nothing to train on, nothing to train, or no checkpoint to go on from.
         InputError: A row can't be trained on.
+        Interrupted: After Ctrl-C or SIGTERM; a checkpoint to go on from is saved.
     """
     started = time.time()
     set_seed(arguments.seed)
+    folder = Path(arguments.output_dir)
+    run, checkpoint = begin(arguments, train_dataset)
+    if run.finished:
+        return folder
     train_dataset = train_dataset or _open(arguments.data, arguments.weights, arguments.seed)
     eval_dataset = eval_dataset or {Path(path).stem: JsonLines(path) for path in arguments.eval_data or []} or None
     omni, whole = load(arguments)
@@ -318,6 +324,7 @@ def pretrain(
         raise ValueError("nothing is trained: the decoder and the towers are frozen")
     logger.warning(str(parameters))
     arguments.remove_unused_columns = False
+    stop = StopOnSignal()
     trainer = GenerativeTrainer(
         model,
         head,
@@ -325,26 +332,28 @@ def pretrain(
         data_collator=ChatCollator(omni, arguments.max_length),
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        callbacks=list(callbacks),
+        callbacks=[stop, *callbacks],
     )
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments))
-    figures = trainer.evaluate() if eval_dataset else {}
-    if arguments.decoder == "lora":
-        whole = model.merge_and_unload()
-    folder = Path(arguments.output_dir)
-    if trainer.is_world_process_zero():
-        save_generative(omni, whole, folder)
-        write_record(folder, "generative pretraining", arguments, trainer, parameters, figures, time.time() - started)
+    trainer.run = run
+    is_adapter = arguments.decoder == "lora"
+    kept = folder
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        # First of all; evaluation may fail.
+        if is_adapter and not stop.signal:
+            kept = trainer.keep()
+        elif trainer.is_world_process_zero() and not stop.signal:
+            save_generative(omni, whole, folder)
+    with telling(kept):
+        figures = trainer.evaluate() if eval_dataset else {}
+        if trainer.is_world_process_zero():
+            if is_adapter:
+                save_generative(omni, model.merge_and_unload(), folder)
+            seconds = time.time() - started
+            write_record(folder, "generative pretraining", arguments, trainer, parameters, figures, seconds)
+    trainer.finish()
+    trainer.accelerator.wait_for_everyone()
     return folder
-
-
-def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
-    """Return the trainer's checkpoint to go on from, the latest in the output folder for "last"; None to begin."""
-    resume: str | None = arguments.resume_from_checkpoint
-    if resume != "last":
-        return resume
-    folder = Path(arguments.output_dir)
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 def load(arguments: GenerativeArguments) -> tuple[OmniTransformer, PreTrainedModel]:
@@ -368,9 +377,10 @@ def load(arguments: GenerativeArguments) -> tuple[OmniTransformer, PreTrainedMod
 
 def save_generative(omni: OmniTransformer, whole: PreTrainedModel, folder: str | Path) -> None:
     """Write a generative checkpoint, with the settings of media that it was trained under."""
-    whole.save_pretrained(folder)
-    omni.processor.save_pretrained(folder)
-    omni.save_config(str(folder))
+    with replacing_model(folder) as partial:
+        whole.save_pretrained(partial)
+        omni.processor.save_pretrained(partial)
+        omni.save_config(str(partial))
 
 
 def _open(paths: Sequence[str], weights: Sequence[float] | None, seed: int) -> Mixture:
