@@ -79,7 +79,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             remove_leftovers(target)
             os.replace(partial, target)
         else:
-            for file in [path for path in sorted(partial.rglob("*")) if path.is_file()]:
+            files = [path for path in partial.rglob("*") if path.is_file()]
+            # Weights last: without them nothing loads a mixture of an older model and this one.
+            for file in sorted(files, key=lambda path: (path.suffix == ".safetensors", path)):
                 moved = target / file.relative_to(partial)
                 moved.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, moved)

@@ -61,13 +61,23 @@ class TuningArguments:
         },
     )
 
+    hub_strategy: str = field(
+        default="end", metadata={"help": "only 'end': the finished model is verified and pushed, no checkpoints"}
+    )
+
     def __post_init__(self) -> None:
-        """Check, before anything is loaded, that what is to be reported to is there.
+        """Check, before anything is loaded, what is to be reported and pushed to.
 
         Raises:
             ImportError: Tensorboard is not installed.
+            ValueError: Checkpoints are to be pushed.
         """
         super().__post_init__()  # type: ignore[misc]
+        if getattr(self, "push_to_hub", False) and self.hub_strategy != "end":
+            raise ValueError(
+                f"hub_strategy={self.hub_strategy!s} is not supported: no checkpoints are pushed on the way, only the "
+                "finished model; leave it out"
+            )
         if "tensorboard" in getattr(self, "report_to", ()) and not is_tensorboard_available():
             raise ImportError('report_to=tensorboard needs tensorboard: pip install "lco-embedding[tensorboard]"')
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 import uuid
@@ -30,6 +29,7 @@ from lco_embedding.atomic_writes import (
     remove_folder,
     remove_leftovers,
     replace_folder,
+    sync_files,
     write_text,
 )
 from lco_embedding.hub.files import published_files
@@ -364,12 +364,10 @@ def replacing_model(folder: str | Path) -> Iterator[Path]:
         if (target / README).is_file():
             shutil.copyfile(target / README, partial / README)
         yield partial
-        written = set(os.listdir(partial))
-    for pattern in REPLACED:
-        for path in target.glob(pattern):
-            if path.name not in written:
+        sync_files(partial)
+        for pattern in (*REPLACED, TRAINING_ARGS_NAME):
+            for path in target.glob(pattern):
                 path.unlink()
-    (target / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -25,14 +25,16 @@ from transformers import logging as transformers_logging
 
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.model import LCOEmbedding
+from lco_embedding.model_cards.records import HUB_ID
 from lco_embedding.modules.settings import ProcessingKwargs
 from lco_embedding.training.adapters import Towers, count_parameters, lora_config, merge, set_trainable
 from lco_embedding.training.arguments import TuningArguments, parse
-from lco_embedding.training.checkpoints import begin, replacing_model, telling
+from lco_embedding.training.checkpoints import Run, begin, replacing_model, telling
 from lco_embedding.training.evaluator import retrieval_evaluator
 from lco_embedding.training.examples import check, open_mixture
 from lco_embedding.training.interruption import StopOnSignal
 from lco_embedding.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+from lco_embedding.training.pushing import push, without_push
 from lco_embedding.training.record import write_record
 from lco_embedding.training.trainer import ContrastiveTrainer, SideCollator
 
@@ -96,6 +98,14 @@ class ContrastiveArguments(TuningArguments, SentenceTransformerTrainingArguments
             )
         if self.load_in_4bit and (self.decoder == "full" or self.towers == "full"):
             raise ValueError("weights in 4 bits can't be trained; load_in_4bit needs decoder=lora and frozen towers")
+        if (
+            self.push_to_hub
+            and self.keep == "adapter"
+            and (Path(self.model).exists() or not HUB_ID.fullmatch(self.model))
+        ):
+            raise ValueError(
+                f"push_to_hub of an adapter needs a base on the Hub, which {self.model} is not; pass keep=merged"
+            )
         if self.eval_retrieval and not self.eval_data:
             raise ValueError("eval_retrieval needs eval_data to search in")
         if self.decoder == "frozen" and self.towers != "full" and self.projection is None:
@@ -124,16 +134,33 @@ def train(
     Raises:
         ValueError: There is nothing to train on, or no checkpoint to go on from.
         RowError: Some rows of the data can't be trained on; all are named.
+        VerificationError: The result is not fit to be pushed; nothing was sent.
         Interrupted: After Ctrl-C or SIGTERM; a checkpoint to go on from is saved.
     """
-    started = time.time()
     set_seed(arguments.seed)
     if train_dataset is None and not arguments.data:
         raise ValueError("there is nothing to train on; pass --data")
+    arguments, to = without_push(arguments)
     folder = Path(arguments.output_dir)
     run, checkpoint = begin(arguments, train_dataset)
-    if run.finished:
-        return folder
+    if not run.finished:
+        _run(arguments, run, checkpoint, train_dataset, eval_dataset, evaluator, callbacks)
+    if to is not None and arguments.process_index == 0:
+        push(folder, to)
+    return folder
+
+
+def _run(
+    arguments: ContrastiveArguments,
+    run: Run,
+    checkpoint: Path | None,
+    train_dataset: Dataset | DatasetDict | IterableDataset | None,
+    eval_dataset: Dataset | DatasetDict | IterableDataset | None,
+    evaluator: BaseEvaluator | None,
+    callbacks: Sequence[Any],
+) -> None:
+    started = time.time()
+    folder = Path(arguments.output_dir)
     model = load(arguments)
     parameters = count_parameters(model)
     unloaded = model.omni.unloaded_parameters
@@ -184,7 +211,6 @@ def train(
             write_record(folder, "contrastive training", arguments, trainer, parameters, figures, time.time() - started)
     trainer.finish()
     trainer.accelerator.wait_for_everyone()
-    return folder
 
 
 def load(arguments: ContrastiveArguments) -> LCOEmbedding:

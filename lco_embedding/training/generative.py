@@ -58,6 +58,15 @@ class GenerativeArguments(TuningArguments, TrainingArguments):  # type: ignore[m
     )
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "processing_kwargs"]  # noqa: RUF012
 
+    def __post_init__(self) -> None:
+        """Check what is not supported."""
+        super().__post_init__()
+        if self.push_to_hub:
+            raise ValueError(
+                "push_to_hub is not supported by pretrain: what is published are embedding models, which "
+                "`lco-embedding train` makes of its result; to share that itself, `hf upload` it"
+            )
+
 
 class ChatCollator:
     """Turns chats into a batch with labels.
