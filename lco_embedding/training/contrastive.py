@@ -98,11 +98,8 @@ class ContrastiveArguments(TuningArguments, SentenceTransformerTrainingArguments
             )
         if self.load_in_4bit and (self.decoder == "full" or self.towers == "full"):
             raise ValueError("weights in 4 bits can't be trained; load_in_4bit needs decoder=lora and frozen towers")
-        if (
-            self.push_to_hub
-            and self.keep == "adapter"
-            and (Path(self.model).exists() or not HUB_ID.fullmatch(self.model))
-        ):
+        is_on_hub = HUB_ID.fullmatch(self.model) and not Path(self.model).exists()
+        if self.push_to_hub and self.decoder == "lora" and self.keep == "adapter" and not is_on_hub:
             raise ValueError(
                 f"push_to_hub of an adapter needs a base on the Hub, which {self.model} is not; pass keep=merged"
             )

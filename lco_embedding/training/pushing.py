@@ -52,8 +52,6 @@ def push(folder: Path, to: Destination) -> None:
     try:
         url = publish(folder, to.repo_id, to.private, revision=to.revision, token=to.token)
     except (VerificationError, OSError):
-        logger.warning(
-            f"Training is done, and its result is in {folder}: `lco-embedding publish {folder} {to.repo_id}`."
-        )
+        logger.warning(f"The result is in {folder}, from where `lco-embedding publish` sends it.")
         raise
     logger.warning(f"The result is published: {url}")

@@ -25,15 +25,8 @@ LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelera
 # Where things are on this machine and how it reports is nobody else's business, and would only make records differ.
 PRIVATE = (
     *("output_dir", "logging_dir", "run_name", "resume_from_checkpoint"),
-    *(
-        "push_to_hub",
-        "hub_model_id",
-        "hub_strategy",
-        "hub_token",
-        "hub_private_repo",
-        "hub_always_push",
-        "hub_revision",
-    ),
+    *("push_to_hub", "hub_model_id", "hub_strategy", "hub_token"),
+    *("hub_private_repo", "hub_always_push", "hub_revision"),
     # These have a place of their own.
     *("recipe", "data", "eval_data", "model"),
 )
