@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import is_tensorboard_available
+from transformers.trainer_utils import HubStrategy
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -75,8 +76,8 @@ class TuningArguments:
         super().__post_init__()  # type: ignore[misc]
         if getattr(self, "push_to_hub", False) and self.hub_strategy != "end":
             raise ValueError(
-                f"hub_strategy={self.hub_strategy!s} is not supported: no checkpoints are pushed on the way, only the "
-                "finished model; leave it out"
+                f"hub_strategy={HubStrategy(self.hub_strategy).value} is not supported: no checkpoints are pushed on "
+                "the way, only the finished model; leave it out"
             )
         if "tensorboard" in getattr(self, "report_to", ()) and not is_tensorboard_available():
             raise ImportError('report_to=tensorboard needs tensorboard: pip install "lco-embedding[tensorboard]"')

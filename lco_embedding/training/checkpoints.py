@@ -347,10 +347,14 @@ class CheckpointTrainer(Trainer):  # type: ignore[misc]
 
     def finish(self) -> None:
         """Note that the result is complete, and remove what was saved only for its sake."""
-        if self.run is not None and self.is_world_process_zero():
+        if self.run is not None and self.args.should_save:
             self.run.write(Path(self.args.output_dir), finished=True)
-        if self._is_temporary and self._kept is not None and self.args.should_save:
-            remove_folder(self._kept[1])
+        if self._kept is not None and self.args.should_save:
+            if self._is_temporary:
+                remove_folder(self._kept[1])
+            else:
+                # A run that was killed after its last checkpoint has left an older one.
+                self._remove_older(self._kept[1])
 
 
 @contextmanager
