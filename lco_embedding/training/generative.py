@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers import EvalPrediction, PreTrainedModel, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers import logging as transformers_logging
 
 from lco_embedding.json_lines import JsonLines
@@ -29,6 +29,7 @@ from lco_embedding.modules.batching import Row, pad
 from lco_embedding.modules.features import splice
 from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.training.adapters import count_parameters, lora_config, set_trainable
+from lco_embedding.training.answers import IGNORED, answer_losses, answer_metrics
 from lco_embedding.training.arguments import TuningArguments, parse
 from lco_embedding.training.checkpoints import CheckpointTrainer, begin, replacing_model, telling
 from lco_embedding.training.interruption import StopOnSignal
@@ -36,9 +37,6 @@ from lco_embedding.training.mixture import Mixture, Rows
 from lco_embedding.training.record import write_record
 
 logger = transformers_logging.get_logger(__name__)
-
-IGNORED = -100
-"""Label of a token that is no part of an answer, as transformers knows it."""
 
 
 @dataclass
@@ -250,42 +248,6 @@ class GenerativeTrainer(CheckpointTrainer):
         count = answered.sum(1)
         sums = torch.stack([nll.sum(1), right.sum(1), (right.sum(1) == count).float(), count.float()], dim=1)
         return loss.detach(), sums, count
-
-
-def answer_losses(logits: Tensor, labels: Tensor, alternatives: Tensor | None = None) -> Tensor:
-    """Return the cross-entropy of each token of the answers, in nats.
-
-    Args:
-        logits: Shape (tokens of answers, vocabulary), in the order of the rows.
-        labels: Shape (rows, tokens).
-        alternatives: Shape (rows, most alternatives), padded with -100: tokens of which any may begin the last answer
-            of the row; its loss is then the mean over them.
-
-    Returns:
-        Shape (tokens of answers,), in float32.
-    """
-    shifted = labels[:, 1:]
-    answered = shifted != IGNORED
-    losses = nn.functional.cross_entropy(logits.float(), shifted[answered], reduction="none")
-    if alternatives is None:
-        return losses
-    known = alternatives != IGNORED
-    rows = known.any(1).nonzero()[:, 0]
-    # The last answer begins after the last token that is none; counted among all tokens of answers.
-    length = shifted.shape[1]
-    steps = torch.arange(length, device=labels.device)
-    stop = torch.where(answered, steps, -1).amax(1)
-    before = torch.where(~answered & (steps < stop[:, None]), steps, -1).amax(1)
-    index = (answered.flatten().cumsum(0).view_as(answered) - 1)[rows, before[rows] + 1]
-    soft = -torch.log_softmax(logits[index].float(), dim=-1)
-    known, tokens = known[rows], alternatives[rows].clamp(min=0)
-    return losses.index_copy(0, index, (soft.gather(1, tokens) * known).sum(1) / known.sum(1))
-
-
-def answer_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Make `nll`, `accuracy` and `exact` of the sums of `prediction_step`, of shape (rows, 4)."""
-    nll, right, exact, count = prediction.predictions.sum(axis=0).tolist()
-    return {"nll": nll / count, "accuracy": right / count, "exact": exact / len(prediction.predictions)}
 
 
 def pretrain(
