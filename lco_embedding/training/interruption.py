@@ -88,8 +88,10 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         if received:
             self.signal, self.step = received, state.global_step
             control.should_save = control.should_training_stop = True
-            # The checkpoint first: there may be seconds left. Which one is best depends on every evaluation.
-            control.should_evaluate = control.should_evaluate and args.load_best_model_at_end
+            # The checkpoint first: there may be seconds left. But which one is best depends on every evaluation, unless
+            # that decides whether a checkpoint is saved at all.
+            if not args.load_best_model_at_end or args.save_strategy == "best":
+                control.should_evaluate = False
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Do nothing more at the end of an epoch that was cut short."""
