@@ -68,5 +68,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lco-embedding: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"lco-embedding: {stop or 'interrupted'}", file=sys.stderr)
+        print(f"lco-embedding: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 128 + getattr(stop, "signal", signal.SIGINT)

@@ -249,7 +249,6 @@ class CheckpointTrainer(Trainer):  # type: ignore[misc]
     run: Run | None = None
     _resumed: tuple[int, Path] | None = None
     _kept: tuple[int, Path] | None = None
-    _is_temporary = False
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; as `Trainer.train`."""
@@ -342,19 +341,19 @@ class CheckpointTrainer(Trainer):  # type: ignore[misc]
             self._save_checkpoint(self.model, None)
         finally:
             self.args.save_only_model = only
-        self._is_temporary = self.args.save_strategy == "no"
         return Path(self.args.output_dir, f"checkpoint-{step}")
 
     def finish(self) -> None:
         """Note that the result is complete, and remove what was saved only for its sake."""
         if self.run is not None and self.args.should_save:
             self.run.write(Path(self.args.output_dir), finished=True)
-        if self._kept is not None and self.args.should_save:
-            if self._is_temporary:
-                remove_folder(self._kept[1])
-            else:
-                # A run that was killed after its last checkpoint has left an older one.
-                self._remove_older(self._kept[1])
+        if self._kept is None or not self.args.should_save:
+            return
+        # A run that was killed after its last checkpoint may have left an older one.
+        self._remove_older(self._kept[1])
+        last = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        if self.args.save_strategy == "no" and self._kept[1] == last:
+            remove_folder(last)
 
 
 @contextmanager

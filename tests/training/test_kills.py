@@ -79,7 +79,8 @@ def steps(output: Path) -> list[int]:
         run = Run.read(checkpoint)
         assert run is not None
         assert all((checkpoint / name).stat().st_size == size for name, size in (run.files or {}).items())
-        LCOEmbedding(checkpoint, device="cpu")
+        if (checkpoint / "modules.json").is_file():  # That of `pretrain` has no processor.
+            LCOEmbedding(checkpoint, device="cpu")
     return [int(path.name.rpartition("-")[2]) for path in checkpoints_in(output)]
 
 
