@@ -79,18 +79,13 @@ def steps(output: Path) -> list[int]:
         run = Run.read(checkpoint)
         assert run is not None
         assert all((checkpoint / name).stat().st_size == size for name, size in (run.files or {}).items())
-        if (checkpoint / "modules.json").is_file():  # That of `pretrain` has no processor.
-            LCOEmbedding(checkpoint, device="cpu")
     return [int(path.name.rpartition("-")[2]) for path in checkpoints_in(output)]
 
 
 MOMENTS = {
     "the weights are written": ("open .partial.checkpoint/checkpoint-4/modules.json", [2]),
-    "the state is written": ("open .partial.checkpoint/checkpoint-4/.partial..run.json", [2]),
     "it is to appear": ("os.rename .partial.checkpoint/checkpoint-4 ", [2]),
-    "the older one is to go": ("os.rename checkpoint-2 ", [2, 4]),
     "half of the older one is gone": ("os.rmdir .partial.older.checkpoint-2", [4]),
-    "the merged model is written": ("open .partial.content/out/modules.json", [4]),
     "the merged model is to appear": ("os.rename .partial.content/out/model.safetensors", [4]),
     "the record is written": ("open .partial.training_record.json", [4]),
 }
@@ -132,9 +127,8 @@ def test_what_fails_after_the_last_step_costs_nothing_that_was_trained(train: Ru
     assert record["figures"]["eval_loss"] >= 0
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("command", ["train", "pretrain"])
-def test_a_signal_saves_a_checkpoint(name: str, command: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "name"), [("train", "SIGTERM"), ("pretrain", "SIGINT")])
+def test_a_signal_saves_a_checkpoint(command: str, name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     runner: Runner = request.getfixturevalue(command)
     output, number = tmp_path / "out", getattr(signal, name)
     stopped = runner(output, "os.rename .partial.checkpoint/checkpoint-2 ", send=number)
@@ -142,6 +136,8 @@ def test_a_signal_saves_a_checkpoint(name: str, command: str, request: pytest.Fi
     assert f"stopped by {name} after step 3" in stopped.output
     assert "--resume_from_checkpoint last" in stopped.output.splitlines()[-1]
     assert 3 in steps(output)
+    if command == "train":
+        LCOEmbedding(output / "checkpoint-3", device="cpu")
     assert not (output / "model.safetensors").exists()
     runner.completes(output)
 
@@ -190,9 +186,8 @@ def test_what_is_cut_off_or_unknown_is_passed_over(train: Runner, tmp_path: Path
     assert "checkpoint-9 is passed over: it is without a .run.json" in again.output
 
 
-@pytest.mark.parametrize("command", ["train", "pretrain"])
-@pytest.mark.parametrize("resume", ["last", "true"])
-def test_a_finished_run_is_left_as_it_is(resume: str, command: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(("command", "resume"), [("train", "last"), ("pretrain", "true")])
+def test_a_finished_run_is_left_as_it_is(command: str, resume: str, request: pytest.FixtureRequest) -> None:
     runner: Runner = request.getfixturevalue(command)
     again = runner(runner.whole, resume_from_checkpoint=resume)
     assert (again.status, again.changes) == (0, [])
