@@ -22,6 +22,9 @@ PARTIAL = ".partial."
 
 CONTENT = "content"
 
+TORCH_WRITER = "inline_container.cc"
+"""Source file of torch that the messages of a failed `torch.save` name."""
+
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
@@ -36,7 +39,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     target = _resolved(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(PARTIAL + target.name)
-    with _discarding(partial, target):
+    with discarding(partial, target):
         yield partial
         _sync(partial)
         os.replace(partial, target)
@@ -71,7 +74,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     # Of the same name, which model cards show.
     partial = room / target.name
     _remove(room)
-    with _discarding(room, target):
+    with discarding(room, target):
         partial.mkdir(parents=True)
         yield partial
         sync_files(partial)
@@ -143,13 +146,19 @@ def sync_files(folder: Path) -> None:
 
 
 @contextmanager
-def _discarding(partial: Path, target: Path) -> Iterator[None]:
-    """Remove what is incomplete when an error or an interrupt ends the writing."""
+def discarding(partial: Path, target: Path) -> Iterator[None]:
+    """Remove what was to become a file or folder at the end of a block, where it is still there.
+
+    Raises:
+        OSError: It can't be written.
+    """
     try:
         yield
-    except SafetensorError as error:
-        # It is no OSError, of a full disk either.
-        raise OSError(f"{target} is not written: {error}") from error
+    except (SafetensorError, RuntimeError) as error:
+        # The errors of safetensors and of `torch.save`, of a full disk too, are no OSErrors.
+        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+            raise
+        raise OSError(f"{target} is not written; is the disk full? ({error})") from error
     finally:
         _remove(partial)
 

@@ -96,7 +96,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail(atomic_file, tmp_path / "file", ZeroDivisionError())
-    with pytest.raises(OSError, match="folder is not written: no space"):
+    with pytest.raises(OSError, match=r"folder is not written.*no space"):
         fail(atomic_folder, tmp_path / "folder", SafetensorError("no space"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "good"

@@ -26,6 +26,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from lco_embedding.atomic_writes import (
     PARTIAL,
     atomic_folder,
+    discarding,
     remove_folder,
     remove_leftovers,
     replace_folder,
@@ -280,20 +281,24 @@ class CheckpointTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         output, step = Path(self.args.output_dir), self.state.global_step
         room, target = output / f"{PARTIAL}checkpoint", output / f"checkpoint-{step}"
-        partial = room / target.name
         if self.args.should_save:
             shutil.rmtree(room, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        limit = self.args.save_total_limit
+        with discarding(room, target):
+            self._write_checkpoint(model, trial, room, target)
+        self._kept = step, target
+        if self.args.should_save:
+            self._remove_older(target)
+
+    def _write_checkpoint(self, model: nn.Module, trial: Any, room: Path, target: Path) -> None:
+        output, step, limit = self.args.output_dir, self.state.global_step, self.args.save_total_limit
+        partial = room / target.name
         try:
             # Older ones are removed when this one is there.
             self.args.output_dir, self.args.save_total_limit = str(room), None
             super()._save_checkpoint(model, trial)
-        except BaseException:
-            shutil.rmtree(room, ignore_errors=True)
-            raise
         finally:
-            self.args.output_dir, self.args.save_total_limit = str(output), limit
+            self.args.output_dir, self.args.save_total_limit = output, limit
         if self.state.best_global_step == step and self.state.best_model_checkpoint == str(partial):
             self.state.best_model_checkpoint = str(target)
         self.accelerator.wait_for_everyone()
@@ -308,10 +313,6 @@ class CheckpointTrainer(Trainer):  # type: ignore[misc]
         if partial.is_dir():
             # On a node with a disk of its own, the random state of this process.
             replace_folder(partial, target)
-        shutil.rmtree(room, ignore_errors=True)
-        self._kept = step, target
-        if self.args.should_save:
-            self._remove_older(target)
 
     def _remove_older(self, newest: Path) -> None:
         """Keep `save_total_limit` checkpoints of this run, the newest and the best among them, as transformers does."""
