@@ -22,8 +22,8 @@ PARTIAL = ".partial."
 
 CONTENT = "content"
 
-TORCH_WRITER = "inline_container.cc"
-"""Source file of torch that the messages of a failed `torch.save` name."""
+TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter", "iostream error")
+"""Parts of the messages of a `torch.save` that can't write; it raises a plain RuntimeError."""
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def discarding(partial: Path, target: Path) -> Iterator[None]:
         yield
     except (SafetensorError, RuntimeError) as error:
         # The errors of safetensors and of `torch.save`, of a full disk too, are no OSErrors.
-        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+        if isinstance(error, RuntimeError) and not any(part in str(error) for part in TORCH_WRITER):
             raise
         raise OSError(f"{target} is not written; is the disk full? ({error})") from error
     finally:

@@ -12,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,6 +136,9 @@ def main() -> None:
             status = 1
             try:
                 status = _work(json.loads(line))
+            except BaseException:
+                traceback.print_exc()
+                raise
             finally:
                 os._exit(status)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
