@@ -7,6 +7,7 @@ imported before the arguments are understood, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -66,6 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"lco-embedding: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("lco-embedding: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"lco-embedding: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return 128 + getattr(stop, "signal", signal.SIGINT)

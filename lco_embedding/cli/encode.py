@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from lco_embedding.atomic_writes import atomic_file
 from lco_embedding.cli.arguments import ModelArguments, option, parse
 
 if TYPE_CHECKING:
@@ -212,14 +213,12 @@ def _require_writable(output: Path) -> None:
 
 
 def _write(output: Path, rows: list[Row], parts: list[NDArray[np.float32]]) -> None:
-    """Write the table, so that a file that was there stays until the new one is whole."""
+    """Write the table."""
     for row in rows:
         # An id or a reason may hold half a character, which no table can.
         row.path, row.error = (text.encode(errors="backslashreplace").decode() for text in (row.path, row.error))
-    partial = output.with_name(output.name + ".part")
-    with partial.open("wb") as file:
+    with atomic_file(output) as partial, partial.open("wb") as file:
         (_write_parquet if output.suffix == ".parquet" else _write_npz)(file, rows, parts)
-    partial.replace(output)
 
 
 def _write_parquet(file: IO[bytes], rows: list[Row], parts: list[NDArray[np.float32]]) -> None:

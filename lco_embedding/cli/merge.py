@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from lco_embedding.atomic_writes import require_free
 from lco_embedding.cli.arguments import option, parse
 
 
@@ -31,9 +31,7 @@ def main(argv: Sequence[str]) -> int:
         FileExistsError: The output is there and not empty.
     """
     arguments = parse(MergeArguments, argv, "lco-embedding merge")
-    output = Path(arguments.output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise FileExistsError(f"{output} is not empty; choose another folder or remove it")
+    output = require_free(arguments.output)
     from lco_embedding.training.adapters import merge
 
     merge(arguments.adapter, output, arguments.dtype, arguments.revision)

@@ -15,6 +15,7 @@ from mteb.abstasks import AbsTask
 from mteb.cache import ResultCache
 from mteb.results import TaskResult
 
+from lco_embedding.atomic_writes import write_text
 from lco_embedding.evaluation.mteb_encoder import MtebEncoder
 from lco_embedding.evaluation.tasks import TaskGroup
 
@@ -123,9 +124,8 @@ def export(scores: Sequence[TaskScore], folder: str | Path, user: str | None = N
         if score.result is None or score.score is None:
             continue
         path = Path(folder, EXPORTED, f"{score.name}.yaml")
-        path.parent.mkdir(parents=True, exist_ok=True)
         entries = eval_result_entries_to_yaml(_entries(score.task, score.result, user))
-        path.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf8")
+        write_text(path, yaml.safe_dump(entries, sort_keys=False))
         written.append(path)
     return written
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lco_embedding._version import __version__
+from lco_embedding.atomic_writes import write_text
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers")
 
@@ -62,6 +63,5 @@ class Report:
             "versions": {"lco-embedding": __version__, "python": platform.python_version(), **versions},
         }
         path = Path(folder, re.sub(r"[^\w.-]+", "_", self.name).strip("_") + ".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf8")
+        write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
         return path

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig
 
+from lco_embedding.atomic_writes import atomic_folder, require_free
 from lco_embedding.hub.files import published_files
 from lco_embedding.model_cards import LCOModelCardData, write_card
 from lco_embedding.model_cards.card import README
@@ -69,16 +70,16 @@ def export(
     folder, output = Path(folder), Path(output)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} is there and not empty; choose another folder")
+    require_free(output)
     checkpoint = Checkpoint.read(folder)
-    if layout == "adapter":
-        _write_adapter(folder, output, checkpoint, base_model)
-    elif checkpoint.layout == "adapter":
-        _merge(folder, output, layout)
-    else:
-        _rename(folder, output, checkpoint, layout)
-    write_card(output, data)
+    with atomic_folder(output) as partial:
+        if layout == "adapter":
+            _write_adapter(folder, partial, checkpoint, base_model)
+        elif checkpoint.layout == "adapter":
+            _merge(folder, partial, layout)
+        else:
+            _rename(folder, partial, checkpoint, layout)
+        write_card(partial, data)
     return output
 
 
@@ -87,7 +88,6 @@ def _write_adapter(folder: Path, output: Path, checkpoint: Checkpoint, base_mode
         raise ValueError(
             f"{folder} is a whole model, whose adapter, if it had one, is merged into it; train with --keep adapter"
         )
-    output.mkdir(parents=True, exist_ok=True)
     for name in (*ADAPTER_FILES, README):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, output / name)
@@ -122,7 +122,6 @@ def _rename(folder: Path, output: Path, checkpoint: Checkpoint, layout: Layout) 
         raise ValueError(f"the omni layout is of Qwen2.5-Omni, and {folder} is a {config['model_type']}")
     is_whole = checkpoint.layout == "omni"
     wanted = layout == "omni"
-    output.mkdir(parents=True, exist_ok=True)
     weights: dict[str, str] = {}
     total = 0
     for name in published_files(folder):

@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 from sentence_transformers.util import load_file_path
 from transformers import logging as transformers_logging
 
+from lco_embedding.atomic_writes import write_text
 from lco_embedding.model_cards.card_data import LCOModelCardData
 from lco_embedding.model_cards.checkpoint import Checkpoint
 
@@ -78,7 +79,7 @@ def write_card(folder: str | Path, data: LCOModelCardData | None = None, earlier
     path = Path(folder, README)
     if earlier is None and path.is_file():
         earlier = path.read_text(encoding="utf8")
-    path.write_text(card_text(folder, data, earlier), encoding="utf8")
+    write_text(path, card_text(folder, data, earlier))
     return path
 
 

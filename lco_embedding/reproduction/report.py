@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lco_embedding._version import __version__
+from lco_embedding.atomic_writes import write_text
 from lco_embedding.reproduction.claims import Claim
 from lco_embedding.reproduction.sections import Section, Table
 from lco_embedding.reproduction.settings import Settings
@@ -62,8 +63,8 @@ def write_report(
         (folder / "plots" / f"{name}.png").write_bytes(data)
     made = _made_with(settings, command, seconds)
     markdown, page = folder / "report.md", folder / "report.html"
-    markdown.write_text(to_markdown(sections, made), encoding="utf8")
-    page.write_text(to_html(sections, made, plots), encoding="utf8")
+    write_text(markdown, to_markdown(sections, made))
+    write_text(page, to_html(sections, made, plots))
     return markdown, page
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lco_embedding._version import __version__
+from lco_embedding.atomic_writes import write_text
 
 
 class Steps:
@@ -43,11 +43,7 @@ class Steps:
             start = time.perf_counter()
             result = function()
             entry = {"seconds": round(time.perf_counter() - start, 1), "settings": dict(settings), "result": result}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Under another name first: what is cut off halfway must not be taken for a result.
-            partial = path.with_suffix(".part")
-            partial.write_text(json.dumps(entry) + "\n", encoding="utf8")
-            os.replace(partial, path)
+            write_text(path, json.dumps(entry) + "\n")
             entry = json.loads(path.read_text(encoding="utf8"))
             self.tell(f"{name}: {entry['seconds']:.0f} s")
         if path not in self._counted:

@@ -17,6 +17,7 @@ from lco_embedding.model_cards import save_card
 from lco_embedding.model_cards.records import NAME as RECORD
 from lco_embedding.modules.adapters import find_adapter, merge_lora
 from lco_embedding.modules.backbones import Backbone
+from lco_embedding.training.checkpoints import replacing_model
 
 logger = transformers_logging.get_logger(__name__)
 
@@ -128,7 +129,7 @@ def merge(
 
     Args:
         adapter: Folder or Hub id of the adapter.
-        folder: Where to write; the record of the adapter's training goes with it.
+        folder: Where to write, replacing a model there; the record of the adapter's training goes with it.
         dtype: Of the weights; that of the base by default.
         revision: Of an adapter of the Hub.
 
@@ -141,8 +142,9 @@ def merge(
     model = LCOEmbedding(adapter, device="cpu", revision=revision, model_kwargs={"dtype": dtype or "auto"})
     if not merge_lora(model.omni.model):
         raise ValueError(f"{adapter} has no adapter to merge")
-    model.save_pretrained(folder)
-    if Path(adapter, RECORD).is_file():
-        shutil.copyfile(Path(adapter, RECORD), Path(folder, RECORD))
-        save_card(folder)
+    with replacing_model(folder) as partial:
+        model.save_pretrained(partial)
+        if Path(adapter, RECORD).is_file():
+            shutil.copyfile(Path(adapter, RECORD), partial / RECORD)
+            save_card(partial)
     return model

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import is_tensorboard_available
+from transformers.trainer_utils import HubStrategy
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -61,13 +62,23 @@ class TuningArguments:
         },
     )
 
+    hub_strategy: str = field(
+        default="end", metadata={"help": "only 'end': the finished model is verified and pushed, no checkpoints"}
+    )
+
     def __post_init__(self) -> None:
-        """Check, before anything is loaded, that what is to be reported to is there.
+        """Check, before anything is loaded, what is to be reported and pushed to.
 
         Raises:
             ImportError: Tensorboard is not installed.
+            ValueError: Checkpoints are to be pushed.
         """
         super().__post_init__()  # type: ignore[misc]
+        if getattr(self, "push_to_hub", False) and self.hub_strategy != "end":
+            raise ValueError(
+                f"hub_strategy={HubStrategy(self.hub_strategy).value} is not supported: no checkpoints are pushed on "
+                "the way, only the finished model; leave it out"
+            )
         if "tensorboard" in getattr(self, "report_to", ()) and not is_tensorboard_available():
             raise ImportError('report_to=tensorboard needs tensorboard: pip install "lco-embedding[tensorboard]"')
 

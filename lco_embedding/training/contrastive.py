@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,11 +22,11 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, set_seed
 from transformers import logging as transformers_logging
-from transformers.trainer import TRAINING_ARGS_NAME
 
 from lco_embedding.json_lines import names_of
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.model import LCOEmbedding
+from lco_embedding.model_cards.records import HUB_ID
 from lco_embedding.modules.adapters import merge_lora
 from lco_embedding.modules.settings import ProcessingKwargs
 from lco_embedding.training.adapters import (
@@ -40,12 +39,14 @@ from lco_embedding.training.adapters import (
     set_trainable,
 )
 from lco_embedding.training.arguments import TuningArguments, check_best_metric, parse
+from lco_embedding.training.checkpoints import Run, begin, replacing_model, telling
 from lco_embedding.training.evaluator import FIGURES, retrieval_evaluator
 from lco_embedding.training.examples import check, open_evaluation, open_mixture
-from lco_embedding.training.generative import checkpoint_to_resume
+from lco_embedding.training.interruption import StopOnSignal
 from lco_embedding.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+from lco_embedding.training.pushing import push, without_push
 from lco_embedding.training.record import write_record
-from lco_embedding.training.trainer import ContrastiveTrainer, SideCollator, StopOnInterrupt
+from lco_embedding.training.trainer import ContrastiveTrainer, SideCollator
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
@@ -107,6 +108,11 @@ class ContrastiveArguments(TuningArguments, SentenceTransformerTrainingArguments
             )
         if self.load_in_4bit and (self.decoder == "full" or self.towers == "full"):
             raise ValueError("weights in 4 bits can't be trained; load_in_4bit needs decoder=lora and frozen towers")
+        is_on_hub = HUB_ID.fullmatch(self.model) and not Path(self.model).exists()
+        if self.push_to_hub and self.decoder == "lora" and self.keep == "adapter" and not is_on_hub:
+            raise ValueError(
+                f"push_to_hub of an adapter needs a base on the Hub, which {self.model} is not; pass keep=merged"
+            )
         if self.eval_retrieval and not self.eval_data:
             raise ValueError("eval_retrieval needs eval_data to search in")
         if self.decoder == "frozen" and self.towers != "full" and self.projection is None:
@@ -133,16 +139,37 @@ def train(
         The folder of the checkpoint, `arguments.output_dir`; `LCOEmbedding` loads it.
 
     Raises:
-        ValueError: There is nothing to train on.
+        ValueError: There is nothing to train on, or no checkpoint to go on from.
         RowError: Some rows of the data can't be trained on; all are named.
-        KeyboardInterrupt: After Ctrl-C; a checkpoint to go on from is saved.
+        VerificationError: The result is not fit to be pushed; nothing was sent.
+        Interrupted: After Ctrl-C or SIGTERM; a checkpoint to go on from is saved.
     """
-    started = time.time()
     set_seed(arguments.seed)
     if train_dataset is None and not arguments.data:
         raise ValueError("there is nothing to train on; pass --data")
     if eval_dataset is None and evaluator is None and arguments.eval_data:
         check_best_metric(arguments, figures_of(arguments.eval_data, arguments.eval_retrieval))
+    arguments, to = without_push(arguments)
+    folder = Path(arguments.output_dir)
+    run, checkpoint = begin(arguments, train_dataset)
+    if not run.finished:
+        _run(arguments, run, checkpoint, train_dataset, eval_dataset, evaluator, callbacks)
+    if to is not None and arguments.process_index == 0:
+        push(folder, to)
+    return folder
+
+
+def _run(
+    arguments: ContrastiveArguments,
+    run: Run,
+    checkpoint: Path | None,
+    train_dataset: Dataset | DatasetDict | IterableDataset | None,
+    eval_dataset: Dataset | DatasetDict | IterableDataset | None,
+    evaluator: BaseEvaluator | None,
+    callbacks: Sequence[Any],
+) -> None:
+    started = time.time()
+    folder = Path(arguments.output_dir)
     model = load(arguments)
     parameters = count_parameters(model)
     unloaded = model.omni.unloaded_parameters
@@ -161,7 +188,7 @@ def train(
         arguments.accelerator_config.dispatch_batches = False
     if evaluator is None and arguments.eval_retrieval:
         evaluator = retrieval_evaluator(arguments.eval_data or [], arguments.per_device_eval_batch_size)
-    stop = StopOnInterrupt()
+    stop = StopOnSignal()
     trainer = ContrastiveTrainer(
         model=model,
         args=arguments,
@@ -178,17 +205,21 @@ def train(
         evaluator=evaluator,
         callbacks=[stop, *callbacks],
     )
+    trainer.run = run
     with stop.listening():
-        trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments))
-    if stop.interrupted:
-        raise KeyboardInterrupt
-    figures = trainer.evaluate() if eval_dataset is not None or evaluator is not None else {}
-    folder = Path(arguments.output_dir)
-    save(trainer, arguments, folder)
-    if trainer.is_world_process_zero():
-        write_record(folder, "contrastive training", arguments, trainer, parameters, figures, time.time() - started)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        # First of all; evaluation may fail, and merging take long.
+        kept = folder if stop.signal else save(trainer, arguments, folder)
+    with telling(kept):
+        figures = trainer.evaluate() if eval_dataset is not None or evaluator is not None else {}
+        if kept != folder and trainer.is_world_process_zero():
+            trainer.model.to("meta" if not arguments.load_in_4bit else trainer.model.device)
+            gc.collect()
+            merge(kept, folder, dtype=arguments.dtype)
+        if trainer.is_world_process_zero():
+            write_record(folder, "contrastive training", arguments, trainer, parameters, figures, time.time() - started)
+    trainer.finish()
     trainer.accelerator.wait_for_everyone()
-    return folder
 
 
 def figures_of(paths: Sequence[str], retrieval: bool) -> list[str]:
@@ -274,24 +305,24 @@ def loss_of(model: LCOEmbedding, arguments: ContrastiveArguments) -> nn.Module:
     return MultipleNegativesRankingLoss(model, **options)
 
 
-def save(trainer: ContrastiveTrainer, arguments: ContrastiveArguments, folder: Path) -> None:
-    """Write the trained model: whole, its adapter merged into the base, or the adapter alone.
+def save(trainer: ContrastiveTrainer, arguments: ContrastiveArguments, folder: Path) -> Path:
+    """Write what was trained: the whole model, or the adapter alone.
 
     Every process calls this, as weights that are sharded are gathered from all; process zero writes.
+
+    Returns:
+        Where it is: the folder, or the checkpoint of an adapter that is still to be merged.
     """
-    if arguments.decoder != "lora" or arguments.keep == "adapter":
-        if arguments.decoder != "lora":
-            trainer.saved_dtype = trainer.model.omni.checkpoint_dtype
+    if arguments.decoder == "lora" and arguments.keep == "merged":
+        return trainer.keep()
+    if arguments.decoder != "lora":
+        trainer.saved_dtype = trainer.model.omni.checkpoint_dtype
+    if trainer.args.should_save:
+        with replacing_model(folder) as partial:
+            trainer.save_model(str(partial))
+    else:
         trainer.save_model(str(folder))
-        # A pickle with the paths of this machine; it is no part of a model.
-        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-        return
-    with tempfile.TemporaryDirectory() as adapter:
-        trainer.save_model(adapter)
-        if trainer.is_world_process_zero():
-            trainer.model.to("meta" if not arguments.load_in_4bit else trainer.model.device)
-            gc.collect()
-            merge(adapter, folder, dtype=arguments.dtype)
+    return folder
 
 
 def main(argv: Sequence[str]) -> int:

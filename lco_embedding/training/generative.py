@@ -19,9 +19,8 @@ from typing import Any, Literal
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers import logging as transformers_logging
-from transformers.trainer_utils import get_last_checkpoint
 
 from lco_embedding.json_lines import JsonLines, names_of
 from lco_embedding.miniature import checkpoint_of
@@ -37,14 +36,14 @@ from lco_embedding.training.adapters import (
     lora_config,
     set_trainable,
 )
+from lco_embedding.training.answers import IGNORED, answer_losses, answer_metrics
 from lco_embedding.training.arguments import TuningArguments, check_best_metric, parse
+from lco_embedding.training.checkpoints import CheckpointTrainer, begin, replacing_model, telling
+from lco_embedding.training.interruption import StopOnSignal
 from lco_embedding.training.mixture import Mixture, Rows
 from lco_embedding.training.record import write_record
 
 logger = transformers_logging.get_logger(__name__)
-
-IGNORED = -100
-"""Label of a token that is no part of an answer, as transformers knows it."""
 
 FIGURES = ("loss", "nll", "accuracy", "exact")
 """What is measured on each of the evaluation data."""
@@ -66,6 +65,15 @@ class GenerativeArguments(TuningArguments, TrainingArguments):  # type: ignore[m
         metadata={"help": "what counts alike in the loss: each token, or each chat whatever the length of its answers"},
     )
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "processing_kwargs"]  # noqa: RUF012
+
+    def __post_init__(self) -> None:
+        """Check what is not supported."""
+        super().__post_init__()
+        if self.push_to_hub:
+            raise ValueError(
+                "push_to_hub is not supported by pretrain: what is published are embedding models, which "
+                "`lco-embedding train` makes of its result; to share that itself, `hf upload` it"
+            )
 
 
 class ChatCollator:
@@ -181,7 +189,7 @@ class ChatCollator:
         return len(answer) - answer[::-1].index(stop) if stop in answer else len(answer)
 
 
-class GenerativeTrainer(Trainer):  # type: ignore[misc]
+class GenerativeTrainer(CheckpointTrainer):
     """A `Trainer` whose language head sees only the states before answers, and which measures answers.
 
     Logits of every token of a chat would take more memory than the model: 650 tokens of a vocabulary of 152,000 are
@@ -252,42 +260,6 @@ class GenerativeTrainer(Trainer):  # type: ignore[misc]
         return loss.detach(), sums, count
 
 
-def answer_losses(logits: Tensor, labels: Tensor, alternatives: Tensor | None = None) -> Tensor:
-    """Return the cross-entropy of each token of the answers, in nats.
-
-    Args:
-        logits: Shape (tokens of answers, vocabulary), in the order of the rows.
-        labels: Shape (rows, tokens).
-        alternatives: Shape (rows, most alternatives), padded with -100: tokens of which any may begin the last answer
-            of the row; its loss is then the mean over them.
-
-    Returns:
-        Shape (tokens of answers,), in float32.
-    """
-    shifted = labels[:, 1:]
-    answered = shifted != IGNORED
-    losses = nn.functional.cross_entropy(logits.float(), shifted[answered], reduction="none")
-    if alternatives is None:
-        return losses
-    known = alternatives != IGNORED
-    rows = known.any(1).nonzero()[:, 0]
-    # The last answer begins after the last token that is none; counted among all tokens of answers.
-    length = shifted.shape[1]
-    steps = torch.arange(length, device=labels.device)
-    stop = torch.where(answered, steps, -1).amax(1)
-    before = torch.where(~answered & (steps < stop[:, None]), steps, -1).amax(1)
-    index = (answered.flatten().cumsum(0).view_as(answered) - 1)[rows, before[rows] + 1]
-    soft = -torch.log_softmax(logits[index].float(), dim=-1)
-    known, tokens = known[rows], alternatives[rows].clamp(min=0)
-    return losses.index_copy(0, index, (soft.gather(1, tokens) * known).sum(1) / known.sum(1))
-
-
-def answer_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Make `nll`, `accuracy` and `exact` of the sums of `prediction_step`, of shape (rows, 4)."""
-    nll, right, exact, count = prediction.predictions.sum(axis=0).tolist()
-    return {"nll": nll / count, "accuracy": right / count, "exact": exact / len(prediction.predictions)}
-
-
 def pretrain(
     arguments: GenerativeArguments,
     train_dataset: Rows | None = None,
@@ -306,11 +278,16 @@ def pretrain(
         The folder of the generative checkpoint, `arguments.output_dir`.
 
     Raises:
-        ValueError: There is nothing to train on or nothing to train.
+        ValueError: There is nothing to train on, nothing to train, or no checkpoint to go on from.
         InputError: A row can't be trained on.
+        Interrupted: After Ctrl-C or SIGTERM; a checkpoint to go on from is saved.
     """
     started = time.time()
     set_seed(arguments.seed)
+    folder = Path(arguments.output_dir)
+    run, checkpoint = begin(arguments, train_dataset)
+    if run.finished:
+        return folder
     train_dataset = train_dataset or _open(arguments.data, arguments.weights, arguments.seed)
     if eval_dataset is None and arguments.eval_data:
         names = names_of(arguments.eval_data)
@@ -332,6 +309,7 @@ def pretrain(
         raise ValueError("nothing is trained: the decoder and the towers are frozen")
     logger.warning(str(parameters))
     arguments.remove_unused_columns = False
+    stop = StopOnSignal()
     trainer = GenerativeTrainer(
         model,
         head,
@@ -339,26 +317,28 @@ def pretrain(
         data_collator=ChatCollator(omni, arguments.max_length),
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        callbacks=list(callbacks),
+        callbacks=[stop, *callbacks],
     )
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments))
-    figures = trainer.evaluate() if eval_dataset else {}
-    if arguments.decoder == "lora":
-        whole = model.merge_and_unload()
-    folder = Path(arguments.output_dir)
-    if trainer.is_world_process_zero():
-        save_generative(omni, whole, folder)
-        write_record(folder, "generative pretraining", arguments, trainer, parameters, figures, time.time() - started)
+    trainer.run = run
+    is_adapter = arguments.decoder == "lora"
+    kept = folder
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        # First of all; evaluation may fail.
+        if is_adapter and not stop.signal:
+            kept = trainer.keep()
+        elif trainer.is_world_process_zero() and not stop.signal:
+            save_generative(omni, whole, folder)
+    with telling(kept):
+        figures = trainer.evaluate() if eval_dataset else {}
+        if trainer.is_world_process_zero():
+            if is_adapter:
+                save_generative(omni, model.merge_and_unload(), folder)
+            seconds = time.time() - started
+            write_record(folder, "generative pretraining", arguments, trainer, parameters, figures, seconds)
+    trainer.finish()
+    trainer.accelerator.wait_for_everyone()
     return folder
-
-
-def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
-    """Return the trainer's checkpoint to go on from, the latest in the output folder for "last"; None to begin."""
-    resume: str | None = arguments.resume_from_checkpoint
-    if resume != "last":
-        return resume
-    folder = Path(arguments.output_dir)
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 def load(arguments: GenerativeArguments) -> tuple[OmniTransformer, PreTrainedModel]:
@@ -394,9 +374,10 @@ def save_generative(omni: OmniTransformer, whole: PreTrainedModel, folder: str |
     """
     for parameter in whole.parameters():
         parameter.data = parameter.data.to(omni.checkpoint_dtype)
-    whole.save_pretrained(folder)
-    omni.processor.save_pretrained(folder)
-    omni.save_config(str(folder))
+    with replacing_model(folder) as partial:
+        whole.save_pretrained(partial)
+        omni.processor.save_pretrained(partial)
+        omni.save_config(str(partial))
 
 
 def _open(paths: Sequence[str], weights: Sequence[float] | None, seed: int) -> Mixture:

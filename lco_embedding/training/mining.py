@@ -23,6 +23,7 @@ from sentence_transformers.util import mine_hard_negatives
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from lco_embedding.atomic_writes import atomic_file
 from lco_embedding.json_lines import JsonLines
 from lco_embedding.sides import SIDE, input_of
 from lco_embedding.training.examples import open_data
@@ -96,9 +97,8 @@ def mine_file(
         raise FileExistsError(f"{output} is there; choose another file or remove it")
     rows = list(open_data(str(data)))
     mined = mine(model, rows, _read_all(corpus) if corpus else (), num_negatives=num_negatives, **options)
-    output.parent.mkdir(parents=True, exist_ok=True)
     written = without = 0
-    with output.open("w", encoding="utf8") as file:
+    with atomic_file(output) as partial, partial.open("w", encoding="utf8") as file:
         for row, negatives in zip(rows, mined, strict=True):
             lines = _lines(row, negatives, num_negatives, output_format)
             for line in lines:

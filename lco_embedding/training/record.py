@@ -14,6 +14,7 @@ import torch
 from transformers import Trainer
 
 from lco_embedding._version import __version__
+from lco_embedding.atomic_writes import write_text
 from lco_embedding.model_cards import save_card
 from lco_embedding.model_cards.records import NAME as NAME
 from lco_embedding.model_cards.records import previous as previous
@@ -23,7 +24,9 @@ LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelera
 
 # Where things are on this machine and how it reports is nobody else's business, and would only make records differ.
 PRIVATE = (
-    *("output_dir", "logging_dir", "run_name", "hub_token", "resume_from_checkpoint"),
+    *("output_dir", "logging_dir", "run_name", "resume_from_checkpoint"),
+    *("push_to_hub", "hub_model_id", "hub_strategy", "hub_token"),
+    *("hub_private_repo", "hub_always_push", "hub_revision"),
     # These have a place of their own.
     *("recipe", "data", "eval_data", "model"),
 )
@@ -77,7 +80,7 @@ def write_record(
         "processes": trainer.args.world_size,
         "before": earlier,
     }
-    Path(folder, NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
+    write_text(Path(folder, NAME), json.dumps(record, indent=2) + "\n")
     save_card(folder)
 
 

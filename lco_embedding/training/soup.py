@@ -13,7 +13,6 @@ import json
 import math
 import re
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -29,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig
 
+from lco_embedding.atomic_writes import atomic_folder, require_free
 from lco_embedding.miniature import checkpoint_of
 from lco_embedding.model_cards import LCOModelCardData, write_card
 from lco_embedding.modules.adapters import exact_pattern, pattern_value
@@ -144,18 +144,13 @@ def soup(sources: Sequence[str | Path], output: str | Path, weights: Sequence[fl
             in the names or shapes of tensors, or in tensors that can't be averaged; adapters differ in base or
             targets, or are no plain LoRA; or an average is not finite.
     """
-    output = Path(output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise FileExistsError(f"{output} is not empty; choose another folder or remove it")
+    output = require_free(output)
     shares = _shares(sources, weights)
     checkpoints = [_read(_folder_of(source)) for source in sources]
     for checkpoint in checkpoints[1:]:
         _compare(checkpoints[0], checkpoint)
     merge = _Average(shares, checkpoints)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as room:
-        folder = Path(room, output.name)
-        folder.mkdir()
+    with atomic_folder(output) as folder:
         _copy_others(checkpoints[0], folder)
         for file in dict.fromkeys(place.file for place in checkpoints[0].tensors.values()):
             _write_file(file, folder, checkpoints, merge)
@@ -164,7 +159,6 @@ def soup(sources: Sequence[str | Path], output: str | Path, weights: Sequence[fl
         _write_record(folder, sources, checkpoints, shares)
         if merge.adapters or (folder / "modules.json").is_file():
             write_card(folder, LCOModelCardData(local_files_only=True))
-        folder.replace(output)
     return output
 
 

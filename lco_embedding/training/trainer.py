@@ -1,9 +1,8 @@
-"""The trainer of Sentence Transformers, for any-to-any rows, adapters, several processes and Ctrl-C."""
+"""The trainer of Sentence Transformers, for any-to-any rows, adapters and several processes."""
 
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
-from torch import Tensor, distributed, nn
-from transformers import Trainer, TrainerCallback
+from torch import Tensor, nn
+from transformers import Trainer
 from transformers import logging as transformers_logging
 
 from lco_embedding.json_lines import RowError
@@ -24,6 +23,7 @@ from lco_embedding.model import LCOEmbedding
 from lco_embedding.modules.adapters import put_weights
 from lco_embedding.modules.inputs import InputError
 from lco_embedding.sides import input_of
+from lco_embedding.training.checkpoints import CheckpointTrainer
 from lco_embedding.training.examples import find_row
 
 logger = transformers_logging.get_logger(__name__)
@@ -61,7 +61,7 @@ class SideCollator(SentenceTransformerDataCollator):  # type: ignore[misc]
         return batch
 
 
-class ContrastiveTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
+class ContrastiveTrainer(CheckpointTrainer, SentenceTransformerTrainer):  # type: ignore[misc]
     """A `SentenceTransformerTrainer` for any-to-any rows, and for checkpoints that hold an adapter alone.
 
     Attributes:
@@ -140,44 +140,3 @@ def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     finally:
         for name, parameter in shards.items():
             put(name, parameter)
-
-
-class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
-    """On the first Ctrl-C, finishes the step and saves a checkpoint; a second one interrupts at once.
-
-    With several processes all stop after the same step, whichever of them was interrupted, and when.
-    """
-
-    def __init__(self) -> None:
-        self.interrupted = False
-        self._signalled = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen for Ctrl-C in a block; only the main thread can."""
-        try:
-            earlier = signal.signal(signal.SIGINT, self._interrupt)
-        except ValueError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, earlier)
-
-    def _interrupt(self, *_: Any) -> None:
-        if self._signalled:
-            raise KeyboardInterrupt
-        self._signalled = True
-        logger.warning("Interrupted: the step is finished and a checkpoint saved. Press Ctrl-C again to stop at once.")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint and the end of training."""
-        self.interrupted = self._signalled
-        if args.world_size > 1:
-            # A process that stopped alone would leave the others waiting for its gradients.
-            flag = torch.tensor(int(self._signalled), device=args.device)
-            distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-            self.interrupted = bool(flag.item())
-        if self.interrupted:
-            control.should_save = control.should_training_stop = True

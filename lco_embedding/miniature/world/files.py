@@ -27,6 +27,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
+from lco_embedding.atomic_writes import write_text
 from lco_embedding.miniature.world.captions import caption, text_of
 from lco_embedding.miniature.world.clips import FPS
 from lco_embedding.miniature.world.exchanges import Exchange, exchange, question, summary
@@ -83,11 +84,11 @@ def write(folder: str | Path, split: Split, counts: Mapping[Kind, int], seed: in
             chats += _chats(scene, path, split, rng)
     for name, lines in (("index.jsonl", rows), ("chat.jsonl", chats)):
         text = "".join(f"{json.dumps(lines[index])}\n" for index in rng.permutation(len(lines)).tolist())
-        (folder / name).write_text(text, encoding="utf8")
+        write_text(folder / name, text)
     if captions:
         triplets = Triplets(captions, seed, split)
         text = "".join(f"{json.dumps(triplets[index])}\n" for index in range(captions))
-        (folder / "captions.jsonl").write_text(text, encoding="utf8")
+        write_text(folder / "captions.jsonl", text)
     return folder
 
 
