@@ -202,12 +202,12 @@ def _read_video(value: Any, sampling: Sampling, max_frame_pixels: int) -> Clip:
         # Packets plan which frames to keep. Where decoding shows others than they promise, it is done once more.
         frames: dict[int, NDArray[np.uint8]] = {}
         wanted, rate = _chosen(shown, sampling, declared)
-        for threads in ("AUTO", "SLICE", "SLICE"):
+        for threads in ("AUTO", "NONE", "NONE"):
             file.seek(0)
             planned = wanted
             frames, shown, is_damaged = _decode_frames(file, set(planned), crop, max_frame_pixels, threads)
             wanted, rate = _chosen(shown, sampling, declared)
-            # Threads that decode several frames at once conceal damage otherwise each time.
+            # Threads conceal damage differently each time; one alone does not.
             if wanted == planned and not (is_damaged and threads == "AUTO"):
                 break
     if not wanted:

@@ -236,3 +236,15 @@ def test_only_wanted_frames_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = write_video(tmp_path / "long.mp4", counting_frames(300, size=(16, 16)), fps=30, codec="mpeg4")
     media.load_video(path, Sampling(max_frames=8), LARGE)
     assert len(converted) == 8
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_damaged_clips_give_the_same_frames_each_time(tmp_path: Path, codec: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (48, 96, 96, 3), dtype=np.uint8)
+    content = bytearray(write_video(tmp_path / "clip.mp4", frames, codec=codec).read_bytes())
+    start = content.index(b"mdat") + 4
+    for place in np.random.default_rng(1).integers(start, content.rindex(b"moov") - 4, 20):
+        content[place] ^= 0x55
+    clips = [media.load_video(bytes(content), Sampling(), LARGE) for _ in range(5)]
+    for clip in clips[1:]:
+        assert np.array_equal(clip.frames, clips[0].frames)
