@@ -182,7 +182,7 @@ def load_stock(model: Path, device: str) -> Any:
 def switched_off(measure: str, device: str) -> Iterator[dict[str, Any]]:
     """Switch one of `MEASURES` off, for loading and embedding; yield arguments of `encode` that belong to it."""
     from lco_embedding.modules import omni_transformer
-    from lco_embedding.modules.features import MediaReader
+    from lco_embedding.modules.media_features import MediaReader
 
     waveform = MediaReader._waveform
 

@@ -54,7 +54,7 @@ def match_samples(model: LCOEmbedding) -> None:
 
 def train_and_search() -> None:
     """Train on text alone, from the generative base of the miniature, and search before and after."""
-    from lco_embedding.miniature import checkpoint_of
+    from lco_embedding.checkpoints.builtin import checkpoint_of
     from lco_embedding.miniature.activation import activate
 
     base = checkpoint_of("miniature", "base")

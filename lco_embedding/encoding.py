@@ -24,8 +24,8 @@ from transformers import logging as transformers_logging
 from transformers.cache_utils import Cache
 
 from lco_embedding.modules.batching import Row, plan_batches
-from lco_embedding.modules.features import MediaReader
 from lco_embedding.modules.inputs import InputError, Item, Problem
+from lco_embedding.modules.media_features import MediaReader
 from lco_embedding.modules.omni_transformer import OmniTransformer
 
 WINDOW = 8192

@@ -21,9 +21,9 @@ from sentence_transformers.util.decorators import deprecated_kwargs
 from torch import Tensor, nn
 from transformers import logging as transformers_logging
 
+from lco_embedding.checkpoints.builtin import checkpoint_of
+from lco_embedding.checkpoints.downloads import hinted, refuse_pickles
 from lco_embedding.encoding import MAX_ROWS, EncodeOptions, Encoding, OutputOptions, encode_items
-from lco_embedding.hub.downloads import hinted, refuse_pickles
-from lco_embedding.miniature import checkpoint_of
 from lco_embedding.model_cards import LCOModelCardData, save_card
 from lco_embedding.model_cards.card import README, is_generated
 from lco_embedding.modules.adapters import attach_adapter, commit_of, find_adapter
@@ -31,7 +31,7 @@ from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.modules.last_token_pooling import LastTokenPooling
 from lco_embedding.modules.media import AudioDecoder, Stream, VideoDecoder
 from lco_embedding.modules.omni_transformer import OmniTransformer
-from lco_embedding.modules.settings import ProcessingKwargs
+from lco_embedding.modules.processing_settings import ProcessingKwargs
 
 logger = transformers_logging.get_logger(__name__)
 

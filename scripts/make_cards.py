@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lco_embedding.miniature import CHECKPOINTS
+from lco_embedding.checkpoints.builtin import CHECKPOINTS
+from lco_embedding.checkpoints.info import Checkpoint
 from lco_embedding.model_cards import LCOModelCardData, card_text, write_card
-from lco_embedding.model_cards.checkpoint import Checkpoint
 from lco_embedding.modules.backbones import BACKBONES
 
 OWNER = "LCO-Embedding"

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.miniature import CHECKPOINTS, STAGES, architecture, world
+from lco_embedding.checkpoints.builtin import CHECKPOINTS, STAGES
+from lco_embedding.miniature import architecture, world
 from lco_embedding.miniature.activation import activate
 from lco_embedding.miniature.world.chats import Chats
 from lco_embedding.training.arguments import read_recipe

@@ -21,7 +21,8 @@ import numpy as np
 from transformers.utils import logging
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.miniature import STAGES, architecture, checkpoint_of
+from lco_embedding.checkpoints.builtin import STAGES, checkpoint_of
+from lco_embedding.miniature import architecture
 from lco_embedding.miniature.activation import activate
 from lco_embedding.miniature.benchmark import evaluate, word_accuracy
 from lco_embedding.miniature.world.chats import Chats

@@ -16,8 +16,8 @@ BUILT_UPON = (
     "lco_embedding.evaluation",
     "lco_embedding.cli",
     "lco_embedding.model",
-    "lco_embedding.json_lines",
-    "lco_embedding.sides",
+    "lco_embedding.data.json_lines",
+    "lco_embedding.data.sides",
 )
 
 
@@ -41,7 +41,7 @@ def is_within(name: str, modules: tuple[str, ...]) -> bool:
         ("modules", (*BUILT_UPON, "lco_embedding.miniature")),
         ("miniature/world", ("lco_embedding.training", "lco_embedding.model", "lco_embedding.cli")),
         ("evaluation", ("lco_embedding.training", "lco_embedding.miniature", "lco_embedding.cli")),
-        ("analysis", ("lco_embedding.miniature", "lco_embedding.reproduction", "lco_embedding.cli")),
+        ("analysis", ("lco_embedding.miniature", "lco_embedding.miniature.reproduction", "lco_embedding.cli")),
         ("reproduction", ("lco_embedding.cli",)),
         ("training", ("lco_embedding.evaluation", "lco_embedding.cli", "lco_embedding.hub")),
         ("hub", ("lco_embedding.training", "lco_embedding.evaluation", "lco_embedding.cli")),

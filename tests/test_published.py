@@ -29,9 +29,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from lco_embedding import LCOEmbedding
+from lco_embedding.checkpoints.info import Checkpoint
 from lco_embedding.hub import probes, verify
 from lco_embedding.miniature.architecture import CHAT_TEMPLATE
-from lco_embedding.model_cards.checkpoint import Checkpoint
 from lco_embedding.training.contrastive import train
 from tests.training.test_contrastive import arguments_for, triplets
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lco_embedding.model import LCOEmbedding
 from lco_embedding.modules.inputs import InputError
-from lco_embedding.modules.settings import ProcessingKwargs
+from lco_embedding.modules.processing_settings import ProcessingKwargs
 
 
 @torch.inference_mode()

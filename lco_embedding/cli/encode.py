@@ -158,7 +158,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _row_of_line(path: Path, number: int, line: str) -> Row:
-    from lco_embedding.json_lines import resolve
+    from lco_embedding.data.json_lines import resolve
 
     row = Row(f"{_name(path)}:{number}")
     try:

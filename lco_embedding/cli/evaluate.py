@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lco_embedding.cli.arguments import ModelArguments, option, parse
-from lco_embedding.json_lines import names_of
+from lco_embedding.data.json_lines import names_of
 
 if TYPE_CHECKING:
     from lco_embedding.evaluation.benchmarks import TaskScore

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = parse(MergeArguments, argv, "lco-embedding merge")
     output = require_free(arguments.output)
-    from lco_embedding.training.adapters import merge
+    from lco_embedding.training.lora import merge
 
     merge(arguments.adapter, output, arguments.dtype, arguments.revision)
     print(f"written to {output}")

@@ -41,11 +41,11 @@ def main(argv: Sequence[str]) -> int:
     from transformers.utils import logging
 
     from lco_embedding.analysis.plots import new_figure
-    from lco_embedding.reproduction.experiments import Experiments
-    from lco_embedding.reproduction.report import write_report
-    from lco_embedding.reproduction.sections import sections
-    from lco_embedding.reproduction.settings import FULL, QUICK
-    from lco_embedding.reproduction.steps import Steps
+    from lco_embedding.miniature.reproduction.experiments import Experiments
+    from lco_embedding.miniature.reproduction.report import write_report
+    from lco_embedding.miniature.reproduction.sections import sections
+    from lco_embedding.miniature.reproduction.settings import FULL, QUICK
+    from lco_embedding.miniature.reproduction.steps import Steps
 
     new_figure()  # what plots need is missed before the work, not after it
     logging.disable_progress_bar()

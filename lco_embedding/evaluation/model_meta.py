@@ -14,9 +14,9 @@ from mteb.types import OutputDType
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
+from lco_embedding.checkpoints.record import previous
 from lco_embedding.evaluation.fingerprint import fingerprint, has_adapter
 from lco_embedding.model import LCOEmbedding
-from lco_embedding.model_cards.records import previous
 
 OUTPUT_DTYPES = {torch.bfloat16: OutputDType.BF16, torch.float16: OutputDType.FLOAT16}
 

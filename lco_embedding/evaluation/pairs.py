@@ -3,8 +3,8 @@
     result = evaluate_pairs(model, "pairs.jsonl")
     result.directions["text -> image"].ndcg[10]     # 0.512 [0.480, 0.541]
 
-The rows are those of training (`lco_embedding.sides`): an `anchor` and a `positive` that belong together; negatives are
-passed over.
+The rows are those of training (`lco_embedding.data.sides`): an `anchor` and a `positive` that belong together;
+negatives are passed over.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lco_embedding.data.json_lines import JsonLines, RowError
+from lco_embedding.data.sides import input_of, parse_side
 from lco_embedding.evaluation.retrieval import Retrieval, evaluate_retrieval
-from lco_embedding.json_lines import JsonLines, RowError
 from lco_embedding.model import LCOEmbedding
 from lco_embedding.modules.inputs import Problem
-from lco_embedding.sides import input_of, parse_side
 
 KS = (1, 5, 10)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from huggingface_hub import get_token
 
-from lco_embedding.hub.downloads import PICKLES
-from lco_embedding.model_cards.checkpoint import ADAPTER_CONFIG, DTYPES, read_header
+from lco_embedding.checkpoints.downloads import PICKLES
+from lco_embedding.checkpoints.info import ADAPTER_CONFIG, DTYPES, read_header
 
 LEFT_OUT = ("checkpoint-*", "runs", "__pycache__", "wandb", "*.tmp")
 """What training leaves behind in its folder, which is no part of the checkpoint; nor is what is hidden."""

@@ -23,11 +23,11 @@ from safetensors.torch import save_file
 from transformers import AutoConfig
 
 from lco_embedding.atomic_writes import atomic_folder, require_free
+from lco_embedding.checkpoints.info import ADAPTER_CONFIG, Checkpoint
+from lco_embedding.checkpoints.record import NAME as RECORD
 from lco_embedding.hub.files import published_files
 from lco_embedding.model_cards import LCOModelCardData, write_card
 from lco_embedding.model_cards.card import README
-from lco_embedding.model_cards.checkpoint import ADAPTER_CONFIG, Checkpoint
-from lco_embedding.model_cards.records import NAME as RECORD
 from lco_embedding.modules.adapters import merge_lora
 
 Layout = Literal["thinker", "omni", "adapter"]

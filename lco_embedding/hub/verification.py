@@ -27,12 +27,12 @@ import yaml
 from huggingface_hub import ModelCard, constants
 from numpy.typing import NDArray
 
+from lco_embedding.checkpoints import record as records
+from lco_embedding.checkpoints.info import Checkpoint
 from lco_embedding.hub import probes
 from lco_embedding.hub.files import Finding as Finding
 from lco_embedding.hub.files import check_files
-from lco_embedding.model_cards import records
 from lco_embedding.model_cards.card import README, metadata_of
-from lco_embedding.model_cards.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from lco_embedding.model import LCOEmbedding

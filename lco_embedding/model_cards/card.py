@@ -19,8 +19,8 @@ from sentence_transformers.util import load_file_path
 from transformers import logging as transformers_logging
 
 from lco_embedding.atomic_writes import write_text
+from lco_embedding.checkpoints.info import Checkpoint
 from lco_embedding.model_cards.card_data import LCOModelCardData
-from lco_embedding.model_cards.checkpoint import Checkpoint
 
 logger = transformers_logging.get_logger(__name__)
 

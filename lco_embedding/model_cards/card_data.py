@@ -9,8 +9,8 @@ from typing import Any
 from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
 
-from lco_embedding.model_cards import records
-from lco_embedding.model_cards.checkpoint import Checkpoint
+from lco_embedding.checkpoints import record as records
+from lco_embedding.checkpoints.info import Checkpoint
 
 YAML = (
     *("language", "license", "license_name", "license_link", "library_name", "pipeline_tag", "tags", "datasets"),

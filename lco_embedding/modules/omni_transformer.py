@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers.cache_utils import Cache
 
-from lco_embedding.modules import prompts, settings
+from lco_embedding.modules import chat_template, processing_settings
 from lco_embedding.modules.backbone_transformer import BackboneTransformer
 from lco_embedding.modules.batching import Row, join_features, pad
-from lco_embedding.modules.features import MediaReader, splice
 from lco_embedding.modules.inputs import (
     Block,
     InputError,
@@ -26,11 +25,12 @@ from lco_embedding.modules.inputs import (
     parse_inputs,
     without_absent,
 )
-from lco_embedding.modules.like_lengths import forward_by_length
+from lco_embedding.modules.length_bucketing import forward_by_length
 from lco_embedding.modules.media import MediaError
+from lco_embedding.modules.media_features import MediaReader, splice
 from lco_embedding.modules.prefix_cache import cache_prefix
-from lco_embedding.modules.settings import ProcessingKwargs
-from lco_embedding.modules.tower_pieces import read_in_pieces
+from lco_embedding.modules.processing_settings import ProcessingKwargs
+from lco_embedding.modules.vision_chunking import read_in_pieces
 
 TEMPLATE_TOKENS = 256
 """More than a chat template and the LCO prompt add to a message; shorter chats need no exact count."""
@@ -67,7 +67,7 @@ class OmniTransformer(BackboneTransformer):
     ) -> None:
         super().__init__(model_name_or_path, processing_kwargs=processing_kwargs, **kwargs)
         self.tokenizer.padding_side = "left"
-        self.processing_kwargs: ProcessingKwargs = settings.with_defaults(
+        self.processing_kwargs: ProcessingKwargs = processing_settings.with_defaults(
             processing_kwargs or {}, self.processor, self.backbone
         )
         for name in self.backbone.packed_towers:
@@ -77,13 +77,13 @@ class OmniTransformer(BackboneTransformer):
 
     def add_prompts(self) -> None:
         """Make the chat template append the LCO prompts, unless it does so already."""
-        if prompts.has_prompts(self.processor, self._template_kwargs(self.processing_kwargs)):
+        if chat_template.has_prompts(self.processor, self._template_kwargs(self.processing_kwargs)):
             return
         template = self.processor.chat_template
         if isinstance(template, dict):
-            self.processor.chat_template = {name: prompts.with_prompts(text) for name, text in template.items()}
+            self.processor.chat_template = {name: chat_template.with_prompts(text) for name, text in template.items()}
         else:
-            self.processor.chat_template = prompts.with_prompts(template)
+            self.processor.chat_template = chat_template.with_prompts(template)
 
     # --- input ------------------------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class OmniTransformer(BackboneTransformer):
         Raises:
             ValueError: A setting is unknown or out of range.
         """
-        merged = settings.override(self.processing_kwargs, processing_kwargs, self.backbone)
+        merged = processing_settings.override(self.processing_kwargs, processing_kwargs, self.backbone)
         return MediaReader(self.processor, self.backbone, merged)
 
     def parse(self, inputs: Sequence[Any], reader: MediaReader | None = None) -> tuple[list[Item], list[Problem]]:
@@ -190,11 +190,11 @@ class OmniTransformer(BackboneTransformer):
                     shown = self._with_system(item, prompt)
                     row.item = self._fit(shown, sum(map(len, row.media_ids)), max_text_tokens, limit, template_kwargs)
                     row.was_cut = row.item is not shown
-                    texts.append(prompts.render(self.processor, row.item, template_kwargs))
+                    texts.append(chat_template.render(self.processor, row.item, template_kwargs))
                     rows.append(row)
             except MediaError as error:
                 problems.append(Problem(item.index, item.blocks[0].source, str(error)))
-        for row, ids in zip(rows, prompts.encode(self.tokenizer, texts), strict=True):
+        for row, ids in zip(rows, chat_template.encode(self.tokenizer, texts), strict=True):
             row.input_ids = splice(ids, row.media_ids, self.placeholders) if row.media_ids else ids
         return rows, problems
 
@@ -265,7 +265,9 @@ class OmniTransformer(BackboneTransformer):
                     for message in item.messages
                 ),
             )
-            fixed = len(prompts.encode(self.tokenizer, [prompts.render(self.processor, bare, template_kwargs)])[0])
+            fixed = len(
+                chat_template.encode(self.tokenizer, [chat_template.render(self.processor, bare, template_kwargs)])[0]
+            )
         context = self.context
         if fixed + media_tokens > context:
             raise MediaError(
@@ -273,14 +275,16 @@ class OmniTransformer(BackboneTransformer):
                 "lower max_pixels or max_frames, or split it"
             )
         budget = min(most - fixed, context - fixed - media_tokens, limit or most)
-        return prompts.cut_text(self.tokenizer, item, max(budget, 1))
+        return chat_template.cut_text(self.tokenizer, item, max(budget, 1))
 
     def prefix(self, reader: MediaReader, prompt: str | None = None, task: str | None = None) -> list[int]:
         """Return the tokens with which every chat of a call begins, whatever is in it; the `prompt` is among them."""
         template_kwargs = self._template_kwargs(reader.settings, task)
         probes = [Item(0, (Message("user", (Block("text", text),)),)) for text in ("a", "z")]
-        texts = [prompts.render(self.processor, self._with_system(probe, prompt), template_kwargs) for probe in probes]
-        first, other = prompts.encode(self.tokenizer, texts)
+        texts = [
+            chat_template.render(self.processor, self._with_system(probe, prompt), template_kwargs) for probe in probes
+        ]
+        first, other = chat_template.encode(self.tokenizer, texts)
         return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, other, strict=False))]
 
     def cache_prefix(self, ids: list[int]) -> Cache:

@@ -33,10 +33,10 @@ from lco_embedding.atomic_writes import (
     sync_files,
     write_text,
 )
+from lco_embedding.checkpoints.record import NAME as RECORD
 from lco_embedding.hub.files import published_files
 from lco_embedding.hub.publication import REPLACED
 from lco_embedding.model_cards.card import README
-from lco_embedding.model_cards.records import NAME as RECORD
 
 logger = transformers_logging.get_logger(__name__)
 

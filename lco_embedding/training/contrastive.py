@@ -23,13 +23,18 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, set_seed
 from transformers import logging as transformers_logging
 
-from lco_embedding.json_lines import names_of
-from lco_embedding.miniature import checkpoint_of
+from lco_embedding.checkpoints.builtin import checkpoint_of
+from lco_embedding.checkpoints.record import HUB_ID
+from lco_embedding.data.datasets import check, open_evaluation, open_mixture
+from lco_embedding.data.json_lines import names_of
 from lco_embedding.model import LCOEmbedding
-from lco_embedding.model_cards.records import HUB_ID
 from lco_embedding.modules.adapters import merge_lora
-from lco_embedding.modules.settings import ProcessingKwargs
-from lco_embedding.training.adapters import (
+from lco_embedding.modules.processing_settings import ProcessingKwargs
+from lco_embedding.training.arguments import TuningArguments, check_best_metric, parse
+from lco_embedding.training.checkpoints import Run, begin, replacing_model, telling
+from lco_embedding.training.evaluator import FIGURES, retrieval_evaluator
+from lco_embedding.training.interruption import StopOnSignal
+from lco_embedding.training.lora import (
     Towers,
     check_start,
     count_parameters,
@@ -38,11 +43,6 @@ from lco_embedding.training.adapters import (
     merge,
     set_trainable,
 )
-from lco_embedding.training.arguments import TuningArguments, check_best_metric, parse
-from lco_embedding.training.checkpoints import Run, begin, replacing_model, telling
-from lco_embedding.training.evaluator import FIGURES, retrieval_evaluator
-from lco_embedding.training.examples import check, open_evaluation, open_mixture
-from lco_embedding.training.interruption import StopOnSignal
 from lco_embedding.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
 from lco_embedding.training.pushing import push, without_push
 from lco_embedding.training.record import write_record

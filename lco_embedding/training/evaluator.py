@@ -9,9 +9,9 @@ from typing import Any
 from sentence_transformers.base.evaluation import BaseEvaluator, SequentialEvaluator
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-from lco_embedding.json_lines import names_of
-from lco_embedding.sides import input_of
-from lco_embedding.training.examples import open_data
+from lco_embedding.data.datasets import open_data
+from lco_embedding.data.json_lines import names_of
+from lco_embedding.data.sides import input_of
 
 FIGURES = tuple(
     f"cosine_{name}"

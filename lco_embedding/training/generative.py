@@ -22,25 +22,25 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers import logging as transformers_logging
 
-from lco_embedding.json_lines import JsonLines, names_of
-from lco_embedding.miniature import checkpoint_of
-from lco_embedding.modules import OmniTransformer, prompts
+from lco_embedding.checkpoints.builtin import checkpoint_of
+from lco_embedding.data.json_lines import JsonLines, names_of
+from lco_embedding.data.mixture import Mixture, Rows
+from lco_embedding.modules import OmniTransformer, chat_template
 from lco_embedding.modules.adapters import merge_lora
 from lco_embedding.modules.batching import Row, pad
-from lco_embedding.modules.features import splice
 from lco_embedding.modules.inputs import InputError, Item, Problem
-from lco_embedding.training.adapters import (
+from lco_embedding.modules.media_features import splice
+from lco_embedding.training.answers import IGNORED, answer_losses, answer_metrics
+from lco_embedding.training.arguments import TuningArguments, check_best_metric, parse
+from lco_embedding.training.checkpoints import CheckpointTrainer, begin, replacing_model, telling
+from lco_embedding.training.interruption import StopOnSignal
+from lco_embedding.training.lora import (
     check_start,
     count_parameters,
     hold_in_float32,
     lora_config,
     set_trainable,
 )
-from lco_embedding.training.answers import IGNORED, answer_losses, answer_metrics
-from lco_embedding.training.arguments import TuningArguments, check_best_metric, parse
-from lco_embedding.training.checkpoints import CheckpointTrainer, begin, replacing_model, telling
-from lco_embedding.training.interruption import StopOnSignal
-from lco_embedding.training.mixture import Mixture, Rows
 from lco_embedding.training.record import write_record
 
 logger = transformers_logging.get_logger(__name__)
@@ -161,7 +161,7 @@ class ChatCollator:
         ids: list[int] = []
         labels: list[int] = []
         media = list(row.media_ids)
-        for number, stretch in enumerate(prompts.encode_stretches(self.omni.tokenizer, stretches)):
+        for number, stretch in enumerate(chat_template.encode_stretches(self.omni.tokenizer, stretches)):
             if number % 2:
                 stop = self._length_to_stop(stretch)
                 labels += stretch[:stop] + [IGNORED] * (len(stretch) - stop)
@@ -181,7 +181,7 @@ class ChatCollator:
 
     def _render(self, item: Item, count: int, ask: bool) -> str:
         shown = replace(item, messages=item.messages[:count])
-        return prompts.render(self.omni.processor, shown, {**self.template_kwargs, "add_generation_prompt": ask})
+        return chat_template.render(self.omni.processor, shown, {**self.template_kwargs, "add_generation_prompt": ask})
 
     def _length_to_stop(self, answer: list[int]) -> int:
         """Return how much of an answer is learned: up to the token that ends it, without line breaks after that."""
@@ -360,7 +360,7 @@ def load(arguments: GenerativeArguments) -> tuple[OmniTransformer, PreTrainedMod
     merge_lora(omni.model)
     if isinstance(arguments.processing_kwargs, dict):
         omni.processing_kwargs = omni.reader(arguments.processing_kwargs).settings
-    omni.processor.chat_template = prompts.without_prompts(omni.processor.chat_template)
+    omni.processor.chat_template = chat_template.without_prompts(omni.processor.chat_template)
     whole = omni.generation_model()
     if whole.get_output_embeddings().weight.is_meta:
         raise ValueError(f"{arguments.model} has no language head; start from a generative checkpoint")

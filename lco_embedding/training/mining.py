@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lco_embedding.atomic_writes import atomic_file
-from lco_embedding.json_lines import JsonLines
-from lco_embedding.sides import SIDE, input_of
-from lco_embedding.training.examples import open_data
+from lco_embedding.data.datasets import open_data
+from lco_embedding.data.json_lines import JsonLines
+from lco_embedding.data.sides import SIDE, input_of
 
 Side = dict[str, str]
 Row = dict[str, Any]

@@ -15,10 +15,10 @@ from transformers import Trainer
 
 from lco_embedding._version import __version__
 from lco_embedding.atomic_writes import write_text
+from lco_embedding.checkpoints.record import NAME as NAME
+from lco_embedding.checkpoints.record import previous as previous
 from lco_embedding.model_cards import save_card
-from lco_embedding.model_cards.records import NAME as NAME
-from lco_embedding.model_cards.records import previous as previous
-from lco_embedding.training.adapters import ParameterCounts
+from lco_embedding.training.lora import ParameterCounts
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
 

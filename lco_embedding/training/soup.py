@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from lco_embedding.atomic_writes import atomic_folder, require_free
-from lco_embedding.miniature import checkpoint_of
+from lco_embedding.checkpoints.builtin import checkpoint_of
 from lco_embedding.model_cards import LCOModelCardData, write_card
 from lco_embedding.modules.adapters import exact_pattern, pattern_value
 from lco_embedding.training.record import NAME as RECORD

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers import logging as transformers_logging
 
-from lco_embedding.json_lines import RowError
+from lco_embedding.data.datasets import find_row
+from lco_embedding.data.json_lines import RowError
+from lco_embedding.data.sides import input_of
 from lco_embedding.model import LCOEmbedding
 from lco_embedding.modules.adapters import put_weights
 from lco_embedding.modules.inputs import InputError
-from lco_embedding.sides import input_of
 from lco_embedding.training.checkpoints import CheckpointTrainer
-from lco_embedding.training.examples import find_row
 
 logger = transformers_logging.get_logger(__name__)
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from lco_embedding.analysis.scaling_law import Point, fit, fit_pairs, generation_scores
-from lco_embedding.json_lines import JsonLines
+from lco_embedding.data.json_lines import JsonLines
 from lco_embedding.miniature.world.chats import Chats
 
 X = np.array([0.1, 0.5, 0.9, 1.4, 2.0, 2.2])

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.cli import main
-from lco_embedding.json_lines import JsonLines
+from lco_embedding.data.json_lines import JsonLines
 
 TEXTS = ["a red circle", "a low flute", "seven"]
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.hub.downloads import hinted
+from lco_embedding.checkpoints.downloads import hinted
 from tests.hub.conftest import OTHER_TOKEN, READ_TOKEN, TOKEN, WRONG_TOKEN
 from tests.hub_client import INPUTS, Client, Done, environment
 from tests.hub_server import Fault, Hub, Request

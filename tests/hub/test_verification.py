@@ -17,7 +17,7 @@ from lco_embedding import LCOEmbedding
 from lco_embedding.hub import Finding, VerificationError, probes, verify
 from lco_embedding.hub.files import check_files, published_files, stage
 from lco_embedding.hub.verification import check_config
-from lco_embedding.modules.prompts import without_prompts
+from lco_embedding.modules.chat_template import without_prompts
 
 
 @pytest.fixture

@@ -44,8 +44,8 @@ from lco_embedding.miniature.world.scenes import (
 )
 from lco_embedding.miniature.world.spoken_words import recordings
 from lco_embedding.miniature.world.triplets import Triplets
+from lco_embedding.modules.chat_template import PROMPT
 from lco_embedding.modules.media import Sampling, load_audio, load_image, load_video
-from lco_embedding.modules.prompts import PROMPT
 from tests.media_files import pitch
 
 

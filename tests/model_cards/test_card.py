@@ -16,11 +16,11 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 from lco_embedding import LCOEmbedding
+from lco_embedding.checkpoints.builtin import CHECKPOINTS
+from lco_embedding.checkpoints.info import Checkpoint
 from lco_embedding.cli import main
-from lco_embedding.miniature import CHECKPOINTS
 from lco_embedding.model_cards import LCOModelCardData, card_text, write_card
 from lco_embedding.model_cards.card import metadata_of
-from lco_embedding.model_cards.checkpoint import Checkpoint
 from lco_embedding.modules.backbones import BACKBONES
 from tests.hub_server import card_errors
 

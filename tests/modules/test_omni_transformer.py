@@ -95,7 +95,7 @@ def test_media_beyond_the_context_are_refused(model: LCOEmbedding) -> None:
 def test_images_are_capped(checkpoints: Callable[[str], Path]) -> None:
     model = LCOEmbedding(checkpoints("thinker"), device="cpu")
     model.processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 16_384 * 28 * 28}
-    from lco_embedding.modules.settings import with_defaults
+    from lco_embedding.modules.processing_settings import with_defaults
 
     settings = with_defaults({}, model.processor, model.omni.backbone)
     assert settings["image"]["size"] == {"shortest_edge": 28 * 28, "longest_edge": 1280 * 28 * 28}

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.cli import main
-from lco_embedding.json_lines import RowError
+from lco_embedding.data.json_lines import RowError
 from lco_embedding.miniature.world.triplets import Triplets
 from lco_embedding.training.arguments import RECIPES, read_recipe
 from lco_embedding.training.contrastive import ContrastiveArguments, load, loss_of, train

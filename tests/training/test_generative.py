@@ -13,7 +13,7 @@ from torch import nn
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.cli import main
-from lco_embedding.json_lines import JsonLines
+from lco_embedding.data.json_lines import JsonLines
 from lco_embedding.miniature.world.chats import Chats
 from lco_embedding.modules.inputs import InputError
 from lco_embedding.training.generative import (

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.json_lines import JsonLines
+from lco_embedding.data.datasets import open_data
+from lco_embedding.data.json_lines import JsonLines
+from lco_embedding.data.sides import SIDE, input_of
 from lco_embedding.miniature.world import write
 from lco_embedding.modules.inputs import InputError
-from lco_embedding.sides import SIDE, input_of
-from lco_embedding.training.examples import open_data
 from lco_embedding.training.mining import Mined, mine, mine_file
 
 ROW = {"anchor": "query", "positive": "answer"}

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.modules.adapters import merge_lora
-from lco_embedding.training.adapters import lora_config
 from lco_embedding.training.contrastive import add_projection
+from lco_embedding.training.lora import lora_config
 from lco_embedding.training.soup import soup
 
 Edit = Callable[[str, Tensor], Tensor]

@@ -247,7 +247,7 @@ def test_a_run_from_bfloat16_is_resumed_bit_for_bit(
 
 def test_narrow_training_is_by_wish_and_told(narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("lco_embedding.training.adapters.logger.warning", told.append)
+    monkeypatch.setattr("lco_embedding.training.lora.logger.warning", told.append)
     moved = Moved()
     options = {**SHORT, "decoder": "full", "dtype": "bfloat16"}
     train(ContrastiveArguments(model=str(narrow), output_dir=str(tmp_path), **options), TEXTS, callbacks=[moved])

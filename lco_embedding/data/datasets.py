@@ -1,4 +1,4 @@
-"""Any-to-any rows as data sets: what is trained to lie together and apart (`lco_embedding.sides` has the format)."""
+"""Any-to-any rows as data sets for contrastive training; `lco_embedding.data.sides` has the format."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lco_embedding.json_lines import MEDIA_KEYS, JsonLines, RowError, names_of, resolve
-from lco_embedding.sides import SIDE, input_of, is_column_of_sides, parse_side
-from lco_embedding.training.mixture import rows_of_epoch
+from lco_embedding.data.json_lines import MEDIA_KEYS, JsonLines, RowError, names_of, resolve
+from lco_embedding.data.mixture import rows_of_epoch
+from lco_embedding.data.sides import SIDE, input_of, is_column_of_sides, parse_side
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset

@@ -11,10 +11,10 @@ import pytest
 from transformers import AutoProcessor
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.miniature import checkpoint_of
-from lco_embedding.modules import settings
+from lco_embedding.checkpoints.builtin import checkpoint_of
+from lco_embedding.modules import processing_settings
 from lco_embedding.modules.backbones import BACKBONES, Backbone
-from lco_embedding.modules.features import MediaReader
+from lco_embedding.modules.media_features import MediaReader
 from tests.conftest import clip, noise, tone
 
 # Checkpoint of `tests.tiny` -> model type of its backbone.
@@ -37,11 +37,11 @@ def parts(checkpoints: Callable[[str], Path]) -> Callable[[str], Parts]:
     return build
 
 
-def both_ways(given: Any, processor: Any, backbone: Backbone) -> list[settings.ProcessingKwargs]:
+def both_ways(given: Any, processor: Any, backbone: Backbone) -> list[processing_settings.ProcessingKwargs]:
     """Return the settings of a checkpoint that states `given`, and of one that does not with a call over it."""
-    stated = settings.with_defaults(given, processor, backbone)
-    plain = settings.with_defaults({}, processor, backbone)
-    return [stated, MediaReader(processor, backbone, settings.override(plain, given, backbone)).settings]
+    stated = processing_settings.with_defaults(given, processor, backbone)
+    plain = processing_settings.with_defaults({}, processor, backbone)
+    return [stated, MediaReader(processor, backbone, processing_settings.override(plain, given, backbone)).settings]
 
 
 WRONG: list[tuple[Any, str]] = [
@@ -115,14 +115,14 @@ REFUSALS = [
 def test_mistakes_are_named(parts: Callable[[str], Parts], name: str, given: Any, reason: str) -> None:
     processor, backbone = parts(name)
     with pytest.raises(ValueError, match=reason):
-        settings.with_defaults(given, processor, backbone)
-    plain = settings.with_defaults({}, processor, backbone)
+        processing_settings.with_defaults(given, processor, backbone)
+    plain = processing_settings.with_defaults({}, processor, backbone)
     with pytest.raises(ValueError, match=reason):
-        MediaReader(processor, backbone, settings.override(plain, given, backbone))
+        MediaReader(processor, backbone, processing_settings.override(plain, given, backbone))
 
 
 # What checkpoints of stock Sentence Transformers may state, and users reasonably pass.
-RIGHT: dict[str, list[settings.ProcessingKwargs]] = {
+RIGHT: dict[str, list[processing_settings.ProcessingKwargs]] = {
     "thinker": [
         {},
         {"common": {"return_tensors": "pt", "padding": True, "anything": 1}},
@@ -150,7 +150,7 @@ def test_settings_of_stock_are_taken_and_kept(parts: Callable[[str], Parts], nam
         for kind, values in given.items():
             kept = {key: value for key, value in values.items() if key not in ("max_pixels", "min_pixels")}
             assert complete[kind].items() >= kept.items()
-        assert settings.with_defaults(json.loads(json.dumps(complete)), *parts(name)) == complete
+        assert processing_settings.with_defaults(json.loads(json.dumps(complete)), *parts(name)) == complete
     assert json.dumps(given) == before
 
 
@@ -211,21 +211,21 @@ def test_least_frames_follow_the_most_unless_given(parts: Callable[[str], Parts]
 
 def test_without_sampling_every_frame_is_taken_up_to_the_most(parts: Callable[[str], Parts]) -> None:
     for complete in both_ways({"video": {"do_sample_frames": False, "max_frames": 20}}, *parts("thinker")):
-        chosen = settings.sampling(complete, parts("thinker")[1])
+        chosen = processing_settings.sampling(complete, parts("thinker")[1])
         assert chosen.indices(20, 30.0) == list(range(20))
         assert len(chosen.indices(200, 30.0)) == 20
 
 
 def test_a_call_goes_over_the_checkpoint_and_leaves_it_as_it_is(parts: Callable[[str], Parts]) -> None:
     processor, backbone = parts("thinker")
-    stated = settings.with_defaults({"video": {"fps": 1.0}, "text": {"max_length": 9}}, processor, backbone)
+    stated = processing_settings.with_defaults({"video": {"fps": 1.0}, "text": {"max_length": 9}}, processor, backbone)
     before = json.dumps(stated)
-    merged = settings.override(stated, {"video": {"max_frames": 8}, "text": {"max_length": None}}, backbone)
+    merged = processing_settings.override(stated, {"video": {"max_frames": 8}, "text": {"max_length": None}}, backbone)
     assert (merged["video"]["fps"], merged["video"]["max_frames"], merged["text"]["max_length"]) == (1.0, 8, None)
     assert json.dumps(stated) == before
-    assert settings.override(stated, None, backbone) is stated
+    assert processing_settings.override(stated, None, backbone) is stated
 
 
 def test_the_shipped_checkpoint_states_settings_that_hold(parts: Callable[[str], Parts]) -> None:
     stated = json.loads(Path(checkpoint_of("miniature"), "sentence_bert_config.json").read_text())["processing_kwargs"]
-    assert settings.with_defaults(stated, *parts("thinker")) == stated
+    assert processing_settings.with_defaults(stated, *parts("thinker")) == stated

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from lco_embedding._version import __version__
 from lco_embedding.atomic_writes import write_text
-from lco_embedding.reproduction.claims import Claim
-from lco_embedding.reproduction.sections import Section, Table
-from lco_embedding.reproduction.settings import Settings
+from lco_embedding.miniature.reproduction.claims import Claim
+from lco_embedding.miniature.reproduction.sections import Section, Table
+from lco_embedding.miniature.reproduction.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lco_embedding.checkpoints.record import Record, previous
 from lco_embedding.model_cards.figures import Evaluation, read_evaluations
-from lco_embedding.model_cards.records import Record, previous
 from lco_embedding.modules.backbones import BACKBONES, Backbone
-from lco_embedding.modules.prompts import read_prompts
+from lco_embedding.modules.chat_template import read_prompts
 
 Layout = Literal["generation", "omni", "adapter"]
 """How weights are named: as the part that embeds with its language head, as the larger model that this comes in, or an

@@ -13,10 +13,10 @@ from lco_embedding.analysis.pac_bayes import price
 from lco_embedding.analysis.plots import plot_bars, plot_layers, plot_scaling_law
 from lco_embedding.analysis.scaling_law import Point, fit_pairs
 from lco_embedding.evaluation.retrieval import Estimate
-from lco_embedding.reproduction.claims import Claim, Values, difference, interval
-from lco_embedding.reproduction.experiments import Findings
-from lco_embedding.reproduction.measures import chance, gains
-from lco_embedding.reproduction.settings import MEDIA, Settings
+from lco_embedding.miniature.reproduction.claims import Claim, Values, difference, interval
+from lco_embedding.miniature.reproduction.experiments import Findings
+from lco_embedding.miniature.reproduction.measures import chance, gains
+from lco_embedding.miniature.reproduction.settings import MEDIA, Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lco_embedding.json_lines import RowError
+from lco_embedding.data.json_lines import RowError
 from lco_embedding.modules.inputs import KINDS
 
 SIDE = ("image_path", "audio_path", "video_path", "text")

@@ -16,19 +16,19 @@ from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from lco_embedding.analysis.pac_bayes import weight_divergence
 from lco_embedding.analysis.scaling_law import generation_scores
-from lco_embedding.miniature import STAGES, checkpoint_of
+from lco_embedding.checkpoints.builtin import STAGES, checkpoint_of
+from lco_embedding.data.mixture import Mixture
 from lco_embedding.miniature.activation import RECIPE, activate
+from lco_embedding.miniature.reproduction.measures import gains, measure
+from lco_embedding.miniature.reproduction.settings import MEDIA, Settings
+from lco_embedding.miniature.reproduction.steps import Steps
 from lco_embedding.miniature.world.captions import caption
 from lco_embedding.miniature.world.chats import Chats, shown
 from lco_embedding.miniature.world.rendering import render
 from lco_embedding.miniature.world.scenes import sample
-from lco_embedding.reproduction.measures import gains, measure
-from lco_embedding.reproduction.settings import MEDIA, Settings
-from lco_embedding.reproduction.steps import Steps
 from lco_embedding.training.arguments import read_recipe
 from lco_embedding.training.contrastive import ContrastiveArguments, train
 from lco_embedding.training.generative import GenerativeArguments, pretrain
-from lco_embedding.training.mixture import Mixture
 from lco_embedding.training.record import NAME, previous
 
 Method = Literal["lora", "full", "projection", "clip"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lco_embedding.reproduction.steps import Steps
+from lco_embedding.miniature.reproduction.steps import Steps
 
 
 def test_a_step_is_done_once_for_its_settings(tmp_path: Path) -> None:

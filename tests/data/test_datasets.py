@@ -11,10 +11,10 @@ import torch
 from datasets import Audio, Dataset, Image
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.json_lines import RowError
-from lco_embedding.sides import input_of
+from lco_embedding.data.datasets import check, find_row, open_data
+from lco_embedding.data.json_lines import RowError
+from lco_embedding.data.sides import input_of
 from lco_embedding.training import contrastive
-from lco_embedding.training.examples import check, find_row, open_data
 from lco_embedding.training.trainer import SideCollator
 from tests.training.test_contrastive import arguments_for
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lco_embedding.json_lines import names_of
+from lco_embedding.data.json_lines import names_of
 
 
 @pytest.mark.parametrize(

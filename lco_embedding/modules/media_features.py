@@ -20,7 +20,7 @@ from lco_embedding.modules import media
 from lco_embedding.modules.backbones import Backbone
 from lco_embedding.modules.inputs import Block, Item, Problem, one_item
 from lco_embedding.modules.media import MediaError
-from lco_embedding.modules.settings import ProcessingKwargs, check_arguments, for_processor, sampling
+from lco_embedding.modules.processing_settings import ProcessingKwargs, check_arguments, for_processor, sampling
 
 MIN_AUDIO_FRAMES = 3
 """Mel frames below which the audio tower makes no token: its convolution and its pooling, of stride 2 each, leave

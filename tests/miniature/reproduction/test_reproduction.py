@@ -14,18 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lco_embedding.checkpoints.builtin import checkpoint_of
 from lco_embedding.cli import main
 from lco_embedding.evaluation.retrieval import Estimate
-from lco_embedding.miniature import checkpoint_of
 from lco_embedding.miniature.benchmark import evaluate, make_pool
+from lco_embedding.miniature.reproduction import experiments, settings
+from lco_embedding.miniature.reproduction.claims import Claim
+from lco_embedding.miniature.reproduction.experiments import Experiments, Findings, randomise
+from lco_embedding.miniature.reproduction.measures import chance, gains, measure, runic_pool
+from lco_embedding.miniature.reproduction.report import to_html, to_markdown
+from lco_embedding.miniature.reproduction.sections import Section, geometry, retrieval
+from lco_embedding.miniature.reproduction.steps import Steps
 from lco_embedding.model import LCOEmbedding
-from lco_embedding.reproduction import experiments, settings
-from lco_embedding.reproduction.claims import Claim
-from lco_embedding.reproduction.experiments import Experiments, Findings, randomise
-from lco_embedding.reproduction.measures import chance, gains, measure, runic_pool
-from lco_embedding.reproduction.report import to_html, to_markdown
-from lco_embedding.reproduction.sections import Section, geometry, retrieval
-from lco_embedding.reproduction.steps import Steps
 from lco_embedding.training.record import NAME
 
 LEAST = replace(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lco_embedding.json_lines import JsonLines, RowError
-from lco_embedding.training.examples import open_mixture
-from lco_embedding.training.mixture import Mixture
+from lco_embedding.data.datasets import open_mixture
+from lco_embedding.data.json_lines import JsonLines, RowError
+from lco_embedding.data.mixture import Mixture
 
 
 def test_a_weight_is_how_often_an_epoch_passes_through() -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.modules import tower_pieces
-from lco_embedding.modules.tower_pieces import split_grid
+from lco_embedding.modules import vision_chunking
+from lco_embedding.modules.vision_chunking import split_grid
 from tests.conftest import clip, noise
 
 
@@ -40,7 +40,7 @@ def test_pieces_change_nothing(
     expected = model.encode(inputs)
     seen: list[int] = []
     model.omni.model.visual.patch_embed.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    monkeypatch.setattr(tower_pieces, "CPU_PIECE", 40)
+    monkeypatch.setattr(vision_chunking, "CPU_PIECE", 40)
     np.testing.assert_allclose(model.encode(inputs), expected, atol=1e-5)
     # Of more frames than videos.
     assert len(seen) > len(inputs)

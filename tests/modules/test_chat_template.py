@@ -8,7 +8,7 @@ import pytest
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.miniature.architecture import CHAT_TEMPLATE
-from lco_embedding.modules import prompts
+from lco_embedding.modules import chat_template
 from lco_embedding.modules.inputs import Block, Item, Message
 from tests.conftest import clip, noise, tone
 
@@ -42,7 +42,7 @@ def text_of(value: Any) -> Item:
 def test_each_content_gets_its_own_prompt(shared_model: LCOEmbedding, value: Any, content: str, kind: str) -> None:
     items, problems = shared_model.omni.parse([value])
     assert not problems
-    rendered = prompts.render(shared_model.processor, items[0], {"add_generation_prompt": True})
+    rendered = chat_template.render(shared_model.processor, items[0], {"add_generation_prompt": True})
     assert rendered == f"{START}{content}\nSummarize the above{kind} in one word:{END}"
 
 
@@ -54,7 +54,7 @@ def test_prompt_goes_to_the_last_user_message_and_minds_the_whole_chat(shared_mo
         {"role": "user", "content": "Which colour?"},
     ]
     items, _ = shared_model.omni.parse([chat])
-    rendered = prompts.render(shared_model.processor, items[0], {"add_generation_prompt": True})
+    rendered = chat_template.render(shared_model.processor, items[0], {"add_generation_prompt": True})
     assert rendered == (
         "<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\n<|vision_bos|><|IMAGE|><|vision_eos|><|im_end|>\n"
@@ -67,18 +67,18 @@ def test_prelude_prints_nothing_by_itself(shared_model: LCOEmbedding) -> None:
     chat = [{"role": "assistant", "content": "no user here"}]
     plain, prompted = (
         shared_model.processor.apply_chat_template(chat, chat_template=template, tokenize=False)
-        for template in (CHAT_TEMPLATE, prompts.with_prompts(CHAT_TEMPLATE))
+        for template in (CHAT_TEMPLATE, chat_template.with_prompts(CHAT_TEMPLATE))
     )
     assert prompted == plain
 
 
 def test_prompts_are_recognised(model: LCOEmbedding) -> None:
-    assert prompts.has_prompts(model.processor, {})
+    assert chat_template.has_prompts(model.processor, {})
     template = model.processor.chat_template
     model.omni.add_prompts()
     assert model.processor.chat_template == template
     model.processor.chat_template = CHAT_TEMPLATE
-    assert not prompts.has_prompts(model.processor, {})
+    assert not chat_template.has_prompts(model.processor, {})
 
 
 CONTROL = ["<|IMAGE|>", "<|AUDIO|>", "<|VIDEO|>", "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|vision_bos|>"]
@@ -132,7 +132,7 @@ def test_marked_text_has_the_ids_of_plain_text_where_nothing_is_marked(shared_mo
 @pytest.mark.parametrize("limit", [1, 2, 7, 50])
 def test_cut_text_keeps_a_beginning_within_the_limit(shared_model: LCOEmbedding, text: str, limit: int) -> None:
     tokenizer = shared_model.tokenizer
-    cut = prompts.cut_text(tokenizer, text_of(text), limit).blocks[0].value
+    cut = chat_template.cut_text(tokenizer, text_of(text), limit).blocks[0].value
     assert text.startswith(cut)
     assert len(tokenizer(cut)["input_ids"]) <= limit
     longer = text[: len(cut) + 1]
@@ -144,8 +144,8 @@ def test_cut_text_keeps_a_beginning_within_the_limit(shared_model: LCOEmbedding,
 
 def test_cut_text_cuts_later_blocks_first(shared_model: LCOEmbedding) -> None:
     item = Item(0, (Message("user", (Block("text", "aaaa"), Block("text", "bbbb"))),))
-    assert prompts.cut_text(shared_model.tokenizer, item, 100) is item
-    cut = prompts.cut_text(shared_model.tokenizer, item, 5)
+    assert chat_template.cut_text(shared_model.tokenizer, item, 100) is item
+    cut = chat_template.cut_text(shared_model.tokenizer, item, 5)
     assert cut.blocks[0].value == "aaaa"
     assert "bbbb".startswith(cut.blocks[1].value)
     assert cut.blocks[1].value != "bbbb"

@@ -13,8 +13,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from lco_embedding import LCOEmbedding
-from lco_embedding.modules import like_lengths
-from lco_embedding.modules.like_lengths import group_by_length
+from lco_embedding.modules import length_bucketing
+from lco_embedding.modules.length_bucketing import group_by_length
 
 TEXTS = ["x " * count for count in (1, 90, 3, 120, 2, 100, 1, 4)]
 
@@ -22,16 +22,16 @@ TEXTS = ["x " * count for count in (1, 90, 3, 120, 2, 100, 1, 4)]
 @pytest.fixture
 def widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Passes cost little, and the widths of those that are run."""
-    monkeypatch.setattr(like_lengths, "PASS_TOKENS", 16)
+    monkeypatch.setattr(length_bucketing, "PASS_TOKENS", 16)
     seen: list[int] = []
-    part = like_lengths._part
+    part = length_bucketing._part
 
     def watched(*args: Any) -> Any:
         taken = part(*args)
         seen.append(taken["input_ids"].shape[1])
         return taken
 
-    monkeypatch.setattr(like_lengths, "_part", watched)
+    monkeypatch.setattr(length_bucketing, "_part", watched)
     return seen
 
 
@@ -78,7 +78,7 @@ def test_what_is_asked_for_beyond_embeddings_is_of_one_pass(shared_model: LCOEmb
 
 
 def test_groups_cost_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(like_lengths, "PASS_TOKENS", 10)
+    monkeypatch.setattr(length_bucketing, "PASS_TOKENS", 10)
     rng = np.random.default_rng(0)
     for _ in range(20):
         lengths = rng.integers(1, 60, 7)

@@ -14,8 +14,8 @@ from PIL import Image
 
 from lco_embedding import LCOEmbedding
 from lco_embedding.modules import media
-from lco_embedding.modules.features import MediaReader, splice
 from lco_embedding.modules.inputs import Block, parse_inputs
+from lco_embedding.modules.media_features import MediaReader, splice
 from tests.conftest import SAMPLES, clip, noise, tone
 from tests.media_files import counting_frames, sine, write_video
 

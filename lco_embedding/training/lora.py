@@ -12,9 +12,9 @@ from peft import LoraConfig
 from torch import nn
 from transformers import logging as transformers_logging
 
+from lco_embedding.checkpoints.record import NAME as RECORD
 from lco_embedding.model import LCOEmbedding
 from lco_embedding.model_cards import save_card
-from lco_embedding.model_cards.records import NAME as RECORD
 from lco_embedding.modules.adapters import find_adapter, merge_lora
 from lco_embedding.modules.backbones import Backbone
 from lco_embedding.training.checkpoints import replacing_model

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lco_embedding.evaluation.retrieval import Estimate
-from lco_embedding.reproduction.claims import Claim, difference, interval
+from lco_embedding.miniature.reproduction.claims import Claim, difference, interval
 
 
 @pytest.mark.parametrize(
