@@ -22,6 +22,7 @@ test-torchcodec: $(VENV)/.ready
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports setup.cfg
 
 types: $(VENV)/.ready
 	$(VENV)/bin/mypy
