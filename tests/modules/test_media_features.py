@@ -17,7 +17,7 @@ from lco_embedding.modules import media
 from lco_embedding.modules.inputs import Block, parse_inputs
 from lco_embedding.modules.media_features import MediaReader, splice
 from tests.conftest import SAMPLES, clip, noise, tone
-from tests.media_files import counting_frames, sine, write_video
+from tests.media_files import counting_frames, sine, write_audio, write_video
 
 RATE = 16_000
 HEARD = {"video": {"load_audio_from_video": True}}
@@ -164,8 +164,12 @@ def test_splice_puts_the_tokens_of_each_medium_in_its_place() -> None:
     assert torch.tensor(splice([9], [[9] * 5], {9})).tolist() == [9] * 5
 
 
-def test_estimated_length_refuses_nothing(shared_model: LCOEmbedding) -> None:
-    reader = shared_model.omni.reader({})
-    reader.check(Block("audio", b"", media.Extent(seconds=400.0, is_estimate=True)))
-    with pytest.raises(media.MediaError, match=r"400\.0 s of audio are longer"):
-        reader.check(Block("audio", b"", media.Extent(seconds=400.0)))
+def test_estimated_length_refuses_nothing(shared_model: LCOEmbedding, tmp_path: Path) -> None:
+    wave, options = sine(300, 20.0, RATE), {"write_xing": "0", "id3v2_version": "0"}
+    parts = [
+        write_audio(tmp_path / f"{rate}.mp3", wave[: seconds * RATE], RATE, "libmp3lame", options=options, b=rate)
+        for rate, seconds in (("8000", 2), ("160000", 20))
+    ]
+    joined = b"".join(part.read_bytes() for part in parts)
+    assert media.check_audio(joined).seconds > 300
+    assert not shared_model.omni.parse([{"audio": joined}], shared_model.omni.reader({}))[1]
