@@ -9,6 +9,7 @@ leaves under that name is overwritten by the next one.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ PARTIAL = ".partial."
 """Prefix of the name of what is being written; hidden, so that nothing takes it for a result or publishes it."""
 
 CONTENT = "content"
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk or quota that is full, or a file that may not be so large."""
 
 TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter", "iostream error")
 """Parts of the messages of a `torch.save` that can't write; it raises a plain RuntimeError."""
@@ -154,8 +158,10 @@ def discarding(partial: Path, target: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:
-        # The errors of safetensors and of `torch.save`, of a full disk too, are no OSErrors.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # The errors of safetensors and of `torch.save` are no OSErrors, and those of Python name no file.
+        if isinstance(error, OSError) and error.errno not in FULL:
+            raise
         if isinstance(error, RuntimeError) and not any(part in str(error) for part in TORCH_WRITER):
             raise
         raise OSError(f"{target} is not written; is the disk full? ({error})") from error

@@ -132,7 +132,7 @@ def ship(work: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         for file in base.iterdir():
-            if file.suffix in (".json", ".jinja") and file.name != NAME:
+            if file.suffix in (".json", ".jinja") and file.name != NAME and not file.name.startswith("."):
                 shutil.copy(file, target)
         weights = load_file(source / "model.safetensors")
         halved = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}

@@ -55,7 +55,7 @@ TRAINED = ("decoder", "towers", "lora_r", "lora_alpha", "projection", "load_in_4
 UNRECORDED = (
     *("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "local_rank", "recipe"),
     # The model and the data are in `Run.source` by their content.
-    *("model", "data", "eval_data", "report_to", "disable_tqdm", "log_level", "log_level_replica"),
+    *("model", "data", "report_to", "disable_tqdm", "log_level", "log_level_replica"),
 )
 """Arguments that say where a run is and how it reports, which may change."""
 
