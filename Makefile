@@ -4,13 +4,18 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: quickstart test test-torchcodec lint types wheel samples miniature clean
+.PHONY: quickstart test test-fast test-torchcodec lint types wheel samples miniature clean
 
 quickstart: $(VENV)/.ready
 	$(RUN) examples/quickstart.py
 
 test: $(VENV)/.ready
 	$(RUN) -m pytest
+
+# The inner loop: no training, no other processes, no encoding of large media.
+test-fast: $(VENV)/.ready
+	$(RUN) -m pytest -x -q tests/modules tests/data tests/test_parity.py tests/test_encoding.py \
+	    --ignore tests/modules/media --ignore tests/modules/test_media.py
 
 # The decoder objects that `datasets` yields, stock Sentence Transformers and mteb's own wrapper on files: they need
 # torchcodec (with torchaudio, for mteb), and that needs FFmpeg (Debian: ffmpeg). Kept apart, so that all other tests show
