@@ -73,7 +73,8 @@ class JsonLines:
 def names_of(paths: Sequence[str]) -> list[str]:
     """Return names for the figures and reports of some files, of which no two are the same.
 
-    They are the names of the files without their ending, with as many folders before them as tell them apart.
+    They are the names of the files without their ending, with as many folders before them as tell them apart, or with
+    their numbers where these are the same too.
 
     Raises:
         ValueError: A file is given twice.
@@ -81,13 +82,12 @@ def names_of(paths: Sequence[str]) -> list[str]:
     files = [Path(path).resolve() for path in paths]
     if twice := [path for path, file in zip(paths, files, strict=True) if files.count(file) > 1]:
         raise ValueError(f"{twice[0]} is given twice")
-    for ending in (False, True):
-        for depth in range(max((len(file.parts) for file in files), default=1)):
-            parts = [[*file.parent.parts[-depth:][:depth], file.name if ending else file.stem] for file in files]
-            names = [re.sub(r"[^\w.-]+", "_", "_".join(part)).strip("_") for part in parts]
-            if len(set(names)) == len(names):
-                return names
-    raise ValueError(f"{', '.join(paths)} can't be told apart by their names; rename some")
+    for depth in range(max((len(file.parts) for file in files), default=1)):
+        parts = [[*file.parent.parts[-depth:][:depth], file.stem] for file in files]
+        names = [re.sub(r"[^\w.-]+", "_", "_".join(part)).strip("_") for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}_{name}" for number, name in enumerate(names, start=1)]
 
 
 def resolve(value: Any, folder: Path, is_path: bool = False) -> Any:

@@ -189,12 +189,11 @@ def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:
 
 
 def test_an_error_from_a_worker_is_readable(thinker: Path, tmp_path: Path) -> None:
-    rows = Dataset.from_list([{"anchor": "a", "positive": " "}] * 2)
-    options = {"dataloader_num_workers": 1, "towers": "absent"}
+    rows = Dataset.from_list([{"anchor": "a", "positive": {"image": "nowhere.png"}}] * 2)
+    options = {"dataloader_num_workers": 1}
     with pytest.raises(ValueError, match="can't be embedded") as caught:
         contrastive.train(arguments_for(thinker, tmp_path, **options), rows)
     assert len(str(caught.value).splitlines()) == 4
-    assert "positive" not in str(caught.value).splitlines()[0]
 
 
 def test_files_of_one_name_have_figures_of_their_own(thinker: Path, tmp_path: Path) -> None:

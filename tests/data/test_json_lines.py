@@ -19,7 +19,7 @@ from lco_embedding.data.json_lines import names_of
         (["a/x/dev.jsonl", "b/x/dev.jsonl"], ["a_x_dev", "b_x_dev"]),
         (["a b.jsonl", "a_b.jsonl"], None),
         (["a_b/c.jsonl", "x/a_b_c.jsonl", "y/c.jsonl"], None),
-        (["dev.jsonl", "dev.parquet"], ["dev.jsonl", "dev.parquet"]),
+        (["dev.jsonl", "dev.parquet"], None),
         (["org/pairs:dev", "org/pairs:test"], ["pairs_dev", "pairs_test"]),
     ],
 )
