@@ -14,7 +14,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from lco_embedding.analysis import kernel_alignment as measures
+from lco_embedding.analysis import kernels as measures
 
 
 def make_rows(examples: int, dimension: int, latent: int = 32) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

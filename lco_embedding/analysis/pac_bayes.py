@@ -2,7 +2,7 @@
 
 divergence = weight_divergence("base", "tuned")
 divergence.kl               # nats between Gaussians around the two sets of weights: the price of moving
-price(divergence.kl, examples=6400)
+complexity_term(divergence.kl, examples=6400)
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def weight_divergence(base: str | Path, tuned: str | Path, relative_sigma: float
     return WeightDivergence(kl, relative, changed, parameters, sum(stable) / len(stable) if stable else 0.0)
 
 
-def price(kl: float, examples: int, delta: float = 0.05) -> float:
+def complexity_term(kl: float, examples: int, delta: float = 0.05) -> float:
     """Return what a PAC-Bayes bound adds for moving from the prior: sqrt((KL + ln(2 sqrt(n) / delta)) / (2 n)).
 
     That is the bound of McAllester, in Maurer's form, for losses between 0 and 1; a loss with a range of b pays b times

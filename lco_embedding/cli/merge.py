@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = parse(MergeArguments, argv, "lco-embedding merge")
     output = require_free(arguments.output)
-    from lco_embedding.training.lora import merge
+    from lco_embedding.training.lora import merge_adapter
 
-    merge(arguments.adapter, output, arguments.dtype, arguments.revision)
+    merge_adapter(arguments.adapter, output, arguments.dtype, arguments.revision)
     print(f"written to {output}")
     return 0

@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
         0.
     """
     arguments = parse(SoupArguments, argv, "lco-embedding soup")
-    from lco_embedding.training.soup import soup
+    from lco_embedding.training.model_soup import soup
 
     folder = soup(arguments.sources, arguments.output, arguments.weights or None)
     print(f"written to {folder}")

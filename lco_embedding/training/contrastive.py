@@ -40,7 +40,7 @@ from lco_embedding.training.lora import (
     count_parameters,
     hold_in_float32,
     lora_config,
-    merge,
+    merge_adapter,
     set_trainable,
 )
 from lco_embedding.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
@@ -215,7 +215,7 @@ def _run(
         if kept != folder and trainer.is_world_process_zero():
             trainer.model.to("meta" if not arguments.load_in_4bit else trainer.model.device)
             gc.collect()
-            merge(kept, folder, dtype=arguments.dtype)
+            merge_adapter(kept, folder, dtype=arguments.dtype)
         if trainer.is_world_process_zero():
             write_record(folder, "contrastive training", arguments, trainer, parameters, figures, time.time() - started)
     trainer.finish()

@@ -122,7 +122,7 @@ def lora_config(backbone: Backbone, r: int, alpha: float, dropout: float, towers
     )
 
 
-def merge(
+def merge_adapter(
     adapter: str | Path, folder: str | Path, dtype: str | None = None, revision: str | None = None
 ) -> LCOEmbedding:
     """Merge an adapter into the whole of its base model, and write it as a plain checkpoint.

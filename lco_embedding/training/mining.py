@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from sentence_transformers.util import mine_hard_negatives
+from sentence_transformers import util
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -96,7 +96,9 @@ def mine_file(
     if output.exists():
         raise FileExistsError(f"{output} is there; choose another file or remove it")
     rows = list(open_data(str(data)))
-    mined = mine(model, rows, _read_all(corpus) if corpus else (), num_negatives=num_negatives, **options)
+    mined = mine_hard_negatives(
+        model, rows, _read_all(corpus) if corpus else (), num_negatives=num_negatives, **options
+    )
     written = without = 0
     with atomic_file(output) as partial, partial.open("w", encoding="utf8") as file:
         for row, negatives in zip(rows, mined, strict=True):
@@ -109,7 +111,7 @@ def mine_file(
     return Mined(len(rows), written, without)
 
 
-def mine(
+def mine_hard_negatives(
     model: Encoder,
     rows: Sequence[Mapping[str, Any]],
     corpus: Iterable[Any] = (),
@@ -175,7 +177,7 @@ def mine(
     found: dict[tuple[str, str], list[Side]] = {pair: [] for pair in [*pairs, *itself]}
     anchors, positives = zip(*found, strict=True)
     with _seeded(seed):
-        triplets = mine_hard_negatives(
+        triplets = util.mine_hard_negatives(
             Dataset.from_dict({"anchor": anchors, "positive": positives}),
             index,
             corpus=names,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lco_embedding.analysis.pac_bayes import price, weight_divergence
+from lco_embedding.analysis.pac_bayes import complexity_term, weight_divergence
 
 
 def write(folder: Path, **tensors: torch.Tensor) -> Path:
@@ -52,7 +52,7 @@ def test_what_can_not_be_compared_is_an_error(tmp_path: Path) -> None:
 
 
 def test_price() -> None:
-    assert price(0.0, 100, 0.05) == pytest.approx(math.sqrt(math.log(2 * 10 / 0.05) / 200))
-    assert price(50.0, 1000) > price(5.0, 1000) > price(5.0, 10_000)
+    assert complexity_term(0.0, 100, 0.05) == pytest.approx(math.sqrt(math.log(2 * 10 / 0.05) / 200))
+    assert complexity_term(50.0, 1000) > complexity_term(5.0, 1000) > complexity_term(5.0, 10_000)
     with pytest.raises(ValueError, match="kl >= 0"):
-        price(-1.0, 10)
+        complexity_term(-1.0, 10)

@@ -22,7 +22,7 @@ from lco_embedding.data.json_lines import JsonLines
 from lco_embedding.data.sides import SIDE, input_of
 from lco_embedding.miniature.world import write
 from lco_embedding.modules.inputs import InputError
-from lco_embedding.training.mining import Mined, mine, mine_file
+from lco_embedding.training.mining import Mined, mine_file, mine_hard_negatives
 
 ROW = {"anchor": "query", "positive": "answer"}
 
@@ -50,7 +50,7 @@ def texts_of(mined: Sequence[Sequence[Mapping[str, str]]]) -> list[list[str]]:
 
 
 def mine_texts(model: Compass, corpus: Sequence[str] = (), rows: Any = (ROW,), **options: Any) -> list[list[str]]:
-    return texts_of(mine(model, rows, corpus, **options))
+    return texts_of(mine_hard_negatives(model, rows, corpus, **options))
 
 
 # --- which are taken --------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_random_choice_is_seeded_and_within_range():
 def test_each_side_is_embedded_once():
     rows = [ROW, {"anchor": "answer", "positive": "query"}, {"anchor": {"text": "query"}, "positive": "far"}]
     model = Compass(**NEAR)
-    mine(model, rows, ["far", {"text": "far", "image_path": ""}, "below", "answer"], batch_size=7)
+    mine_hard_negatives(model, rows, ["far", {"text": "far", "image_path": ""}, "below", "answer"], batch_size=7)
     assert sorted(model.embedded) == ["answer", "below", "far", "query"]
     assert model.options == {"batch_size": 7}
 
@@ -152,7 +152,7 @@ def test_blocks_of_the_search_do_not_matter(monkeypatch: pytest.MonkeyPatch):
 )
 def test_bad_data_is_named(rows: Any, corpus: Any, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
-        mine(Compass(**NEAR, nan=math.nan), rows, corpus)
+        mine_hard_negatives(Compass(**NEAR, nan=math.nan), rows, corpus)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_bad_data_is_named(rows: Any, corpus: Any, error: type[Exception], messa
 def test_bad_options_are_told_before_anything_is_embedded(options: dict[str, Any]):
     model = Compass(**NEAR)
     with pytest.raises(ValueError, match=next(iter(options))):
-        mine(model, [ROW], list(NEAR), **options)
+        mine_hard_negatives(model, [ROW], list(NEAR), **options)
     assert not model.embedded
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lco_embedding.analysis.anisotropy import anisotropy, by_layer, effective_rank, mean_cosines, modality_gap
-from lco_embedding.analysis.kernel_alignment import kernel_alignment, mutual_knn, shared_neighbours
+from lco_embedding.analysis.geometry import anisotropy, by_layer, effective_rank, mean_cosines, modality_gap
+from lco_embedding.analysis.kernels import kernel_alignment, mutual_knn, shared_neighbours
 from lco_embedding.analysis.layers import layer_embeddings
 from lco_embedding.evaluation.retrieval import rank_relevant
 from lco_embedding.miniature.benchmark import make_pool

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lco_embedding.analysis.kernel_alignment import MEASURES
-from lco_embedding.analysis.pac_bayes import price
+from lco_embedding.analysis.kernels import MEASURES
+from lco_embedding.analysis.pac_bayes import complexity_term
 from lco_embedding.analysis.plots import plot_bars, plot_layers, plot_scaling_law
 from lco_embedding.analysis.scaling_law import Point, fit_pairs
 from lco_embedding.evaluation.retrieval import Estimate
@@ -186,7 +186,7 @@ def rivals(found: Findings, settings: Settings) -> Section:
                 f"{each['relative']:.3f}",
                 f"{each['kl']:.3g}",
                 f"{each['stable_rank']:.1f}",
-                f"{price(each['kl'], examples):.2f}",
+                f"{complexity_term(each['kl'], examples):.2f}",
             ]
         )
     return Section(

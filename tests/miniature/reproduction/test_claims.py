@@ -63,7 +63,7 @@ def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
 
 def test_cosines_with_all_others_vary_twice_as_much() -> None:
     # The mean cosine of pairs over fresh samples, against what one sample's interval says of it.
-    from lco_embedding.analysis.anisotropy import anisotropy, mean_cosines
+    from lco_embedding.analysis.geometry import anisotropy, mean_cosines
 
     rng = np.random.default_rng(4)
     samples = [rng.normal(size=(80, 4)) + np.array([1.5, 0, 0, 0]) for _ in range(200)]

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import subspace_angles
 
-from lco_embedding.analysis import kernel_alignment as module
-from lco_embedding.analysis.kernel_alignment import (
+from lco_embedding.analysis import kernels as module
+from lco_embedding.analysis.kernels import (
     MEASURES,
     cka,
     cknna,

@@ -27,7 +27,7 @@ from lco_embedding import LCOEmbedding
 from lco_embedding.modules.adapters import merge_lora
 from lco_embedding.training.contrastive import add_projection
 from lco_embedding.training.lora import lora_config
-from lco_embedding.training.soup import soup
+from lco_embedding.training.model_soup import soup
 
 Edit = Callable[[str, Tensor], Tensor]
 WEIGHTS = "model.safetensors"
@@ -202,7 +202,7 @@ def test_a_hub_id_is_read_from_the_cache(first: Path, second: Path, tmp_path: Pa
 MEASURED = """
 import sys
 from pathlib import Path
-from lco_embedding.training.soup import soup
+from lco_embedding.training.model_soup import soup
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

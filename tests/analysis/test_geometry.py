@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from lco_embedding.analysis import anisotropy as module
-from lco_embedding.analysis.anisotropy import (
+from lco_embedding.analysis import geometry as module
+from lco_embedding.analysis.geometry import (
     alignment,
     anisotropy,
     by_layer,
