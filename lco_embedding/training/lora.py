@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import torch
+from packaging.version import Version
 from peft import LoraConfig
 from torch import nn
 from transformers import logging as transformers_logging
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from lco_embedding.checkpoints.record import NAME as RECORD
 from lco_embedding.model import LCOEmbedding
@@ -84,9 +87,9 @@ def hold_in_float32(model: nn.Module, dtype: str | None) -> None:
 
 
 def check_start(model: str, revision: str | None, decoder: Decoder) -> None:
-    """Refuse to train a new LoRA on an adapter, which could not name what it was trained on.
+    """Refuse a LoRA that can't be trained here, or on an adapter, which could not name what it was trained on.
 
-    Other training starts from the merged model.
+    Other training than LoRA starts from the merged model.
 
     Args:
         model: Folder or Hub id that training starts from.
@@ -94,8 +97,15 @@ def check_start(model: str, revision: str | None, decoder: Decoder) -> None:
         decoder: What is trained of the decoder.
 
     Raises:
+        ImportError: transformers takes adapters only with a newer PEFT than is installed.
         ValueError: The model is an adapter, and LoRA is to be trained; it says what to do.
     """
+    installed = version("peft")
+    if decoder == "lora" and Version(installed) < Version(MIN_PEFT_VERSION):
+        raise ImportError(
+            f"transformers {version('transformers')} takes adapters only with peft>={MIN_PEFT_VERSION}, and {installed} "
+            "is installed: pip install 'lco-embedding[train]', which keeps transformers at a version that fits"
+        )
     if decoder == "lora" and find_adapter(model, {"revision": revision}) is not None:
         raise ValueError(
             f"{model} is an adapter, and a new LoRA on it would have no base to name; merge it first: "

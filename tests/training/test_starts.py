@@ -268,3 +268,11 @@ def test_narrow_training_is_by_wish_and_told(narrow: Path, tmp_path: Path, monke
     train(ContrastiveArguments(model=str(narrow), output_dir=str(tmp_path), **options), TEXTS, callbacks=[moved])
     assert moved.dtypes == {torch.float32}
     assert not told
+
+
+def test_a_peft_that_transformers_does_not_take_is_named(
+    thinker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lco_embedding.training.lora.MIN_PEFT_VERSION", "99.0")
+    with pytest.raises(ImportError, match=r"only with peft>=99.0, and .* is installed: pip install 'lco-embedding"):
+        train(arguments_for(thinker, tmp_path), triplets())
