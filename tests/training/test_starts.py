@@ -20,6 +20,7 @@ from lco_embedding import LCOEmbedding
 from lco_embedding.modules import OmniTransformer
 from lco_embedding.training.contrastive import ContrastiveArguments, train
 from lco_embedding.training.generative import ChatCollator, GenerativeArguments, load, pretrain
+from lco_embedding.training.lora import check_start
 
 SHORT: dict[str, Any] = {
     "max_steps": 1,
@@ -270,9 +271,8 @@ def test_narrow_training_is_by_wish_and_told(narrow: Path, tmp_path: Path, monke
     assert not told
 
 
-def test_a_peft_that_transformers_does_not_take_is_named(
-    thinker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_peft_that_transformers_does_not_take_is_named(thinker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lco_embedding.training.lora.MIN_PEFT_VERSION", "99.0")
     with pytest.raises(ImportError, match=r"only with peft>=99.0, and .* is installed: pip install 'lco-embedding"):
-        train(arguments_for(thinker, tmp_path), triplets())
+        check_start(str(thinker), None, "lora")
+    check_start(str(thinker), None, "full")
