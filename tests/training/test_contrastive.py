@@ -140,12 +140,12 @@ def test_the_best_checkpoint_is_what_is_merged(thinker: Path, tmp_path: Path) ->
     held_out.write_text("\n".join(map(json.dumps, rows)))
     options: dict[str, Any] = {"towers": "absent", "eval_data": [str(held_out)], "eval_retrieval": True}
     options |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
-    # At such a rate the later steps are worse than the first.
-    options |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "learning_rate": 0.5}
+    # The loss falls, so that by the highest the first step is the best.
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
     folder = train(arguments_for(thinker, tmp_path / "out", **options), triplets())
     state = json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())
     evaluated = {entry["step"]: entry for entry in state["log_history"] if "eval_loss" in entry}
-    best = min(evaluated, key=lambda step: evaluated[step]["eval_loss"])
+    best = max(evaluated, key=lambda step: evaluated[step]["eval_loss"])
     assert state["best_global_step"] == best != 3
     assert all(0 < entry["eval_cosine_ndcg@10"] <= 1 for entry in evaluated.values())
     texts = ["a red circle", "a low flute"]
@@ -232,7 +232,7 @@ def test_bad_rows_are_named_before_the_first_step(thinker: Path, tmp_path: Path)
     rows = [
         {"anchor": {"text": "a"}, "positive": {"image_path": "nowhere.png"}},
         {"anchor": {"text": "a"}, "positive": {"text": "b"}},
-        {"anchor": {"text": " "}, "positive": {"text": "b"}},
+        {"anchor": {"audio_path": "nowhere.wav"}, "positive": {"text": "b"}},
     ]
     data.write_text("\n".join(json.dumps(row) for row in rows))
     with pytest.raises(RowError, match=r"2 input\(s\)") as caught:
