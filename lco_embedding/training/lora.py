@@ -104,7 +104,7 @@ def check_start(model: str, revision: str | None, decoder: Decoder) -> None:
     if decoder == "lora" and Version(installed) < Version(MIN_PEFT_VERSION):
         raise ImportError(
             f"transformers {version('transformers')} takes adapters only with peft>={MIN_PEFT_VERSION}, and "
-            f"{installed} is installed: pip install 'lco-embedding[train]', which keeps transformers at a version that fits"
+            f"{installed} is installed: pip install 'lco-embedding[train]', which keeps to a transformers that fits"
         )
     if decoder == "lora" and find_adapter(model, {"revision": revision}) is not None:
         raise ValueError(
