@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: quickstart test test-fast test-torchcodec lint types wheel samples miniature clean
+.PHONY: quickstart test test-fast test-versions test-torchcodec lint types wheel samples miniature clean
 
 quickstart: $(VENV)/.ready
 	$(RUN) examples/quickstart.py
@@ -23,6 +23,19 @@ test-fast: $(VENV)/.ready
 test-torchcodec: $(VENV)/.ready
 	$(VENV)/bin/pip install --quiet --no-deps --upgrade --target build/torchcodec "torchcodec>=0.17" torchaudio
 	PYTHONPATH=build/torchcodec $(RUN) -m pytest tests/test_torchcodec.py
+
+# What touches upstream, with the lowest versions that setup.cfg admits, and with the newest transformers, for which
+# adapters wait on PEFT.
+UPSTREAM = tests/test_upstream.py tests/test_parity.py tests/test_published.py tests/modules/test_chat_template.py
+NEWEST = transformers==5.24.*
+
+test-versions: $(VENV)/.ready
+	$(VENV)/bin/pip install --quiet "uv>=0.9"
+	$(VENV)/bin/uv venv --quiet --clear --python $(RUN) build/lowest
+	$(VENV)/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct ".[dev]"
+	PYTHONPATH=. build/lowest/bin/python -m pytest -q $(UPSTREAM)
+	$(VENV)/bin/pip install --quiet --no-deps --upgrade --target build/newest "$(NEWEST)"
+	PYTHONPATH=build/newest:. $(RUN) -m pytest -q $(UPSTREAM) -k "not trained_of_it"
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lco_embedding.checkpoints.evaluations import Evaluation, read_evaluations
 from lco_embedding.checkpoints.record import Record, previous
-from lco_embedding.model_cards.figures import Evaluation, read_evaluations
 from lco_embedding.modules.backbones import BACKBONES, Backbone
 from lco_embedding.modules.chat_template import read_prompts
 

@@ -64,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _export_scores(folder: Path, user: str | None) -> list[Path]:
     """Write the scores that mteb has left in a checkpoint as the Hub shows them."""
+    from lco_embedding.checkpoints.evaluations import mteb_results
     from lco_embedding.evaluation import require_mteb
-    from lco_embedding.model_cards.figures import mteb_results
 
     found = mteb_results(folder)
     if not found:
