@@ -7,7 +7,6 @@ while the model runs; no more of them wait than there are threads.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from tqdm.autonotebook import tqdm
 from transformers import logging as transformers_logging
 from transformers.cache_utils import Cache
 
+from lco_embedding.modules.batch_limits import find_max_tokens, find_workers
 from lco_embedding.modules.batching import Row, plan_batches
 from lco_embedding.modules.inputs import InputError, Item, Problem
 from lco_embedding.modules.media_features import MediaReader
@@ -33,15 +33,6 @@ WINDOW = 8192
 
 MAX_ROWS = 1024
 """Rows of a batch at most, unless a batch size is given; the tokens decide before that."""
-
-CPU_BATCH_TOKENS = 1024
-"""Tokens of a batch on a CPU: more do not run faster (`benchmarks/encode.py`), and take more memory."""
-
-MEMORY_SHARE = 0.5
-MIN_BATCH_TOKENS, MAX_BATCH_TOKENS = 2048, 65_536
-"""On an accelerator a batch may take this share of the free memory, within these bounds of tokens."""
-
-MAX_WORKERS = 8
 
 PREFIX_WORTH = 32
 """A cached prefix pays if the longest row of a batch is at most so many times its length."""
@@ -135,8 +126,8 @@ class Encoding:
         self.forward = forward
         self.device = device
         self.options = options
-        self.max_tokens = options.max_batch_tokens or _find_max_tokens(omni, device)
-        self.workers = _find_workers(device) if options.num_workers is None else options.num_workers
+        self.max_tokens = options.max_batch_tokens or find_max_tokens(omni.model, device)
+        self.workers = find_workers(device) if options.num_workers is None else options.num_workers
         self.prefix: list[int] = []
         if options.reuse_prefix:
             self.prefix = omni.prefix(reader, options.prompt, options.task)
@@ -388,28 +379,3 @@ def _ahead(
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _find_workers(device: torch.device) -> int:
-    """Return how many threads prepare batches: most cores beside an accelerator.
-
-    None beside a model on the CPU, which takes all cores: a thread only makes its matrix products wait.
-    """
-    if device.type == "cpu":
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores - 1, MAX_WORKERS))
-
-
-def _find_max_tokens(omni: OmniTransformer, device: torch.device) -> int:
-    """Return how many tokens a batch may have, from the free memory and the width of the decoder."""
-    if device.type != "cuda":
-        return CPU_BATCH_TOKENS
-    text = omni.config.get_text_config()
-    free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    # What lives at once in a layer: its input, its norm, queries, keys, values and their rotation; and three of the
-    # feed-forward network. A tower takes about as much for the four patches of a token.
-    numbers = 8 * text.hidden_size + 3 * text.intermediate_size
-    tokens = int(MEMORY_SHARE * free / (2 * numbers * omni.model.dtype.itemsize))
-    return max(MIN_BATCH_TOKENS, min(tokens, MAX_BATCH_TOKENS))
