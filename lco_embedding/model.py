@@ -23,6 +23,7 @@ from transformers import logging as transformers_logging
 
 from lco_embedding.checkpoints.builtin import checkpoint_of
 from lco_embedding.checkpoints.downloads import hinted, refuse_pickles
+from lco_embedding.checkpoints.record import HUB_ID
 from lco_embedding.encoding import MAX_ROWS, EncodeOptions, Encoding, OutputOptions, encode_items
 from lco_embedding.model_cards import LCOModelCardData, save_card
 from lco_embedding.model_cards.card import README, is_generated
@@ -88,6 +89,8 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
         if model_name_or_path is None and not kwargs.get("modules"):
             raise ValueError("name a folder, a Hub id or modules; LCOEmbedding.miniature() is the model that ships")
         name = os.fspath(model_name_or_path) if model_name_or_path is not None else None
+        if name is not None and not os.path.exists(name) and not HUB_ID.fullmatch(name) and os.sep in name:
+            raise FileNotFoundError(f"there is no folder {name}, and no repository of the Hub can have this name")
         with hinted(name, kwargs.get("revision")):
             super().__init__(name, **kwargs)
         if not isinstance(self[0], OmniTransformer):
@@ -371,6 +374,7 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             raise ValueError("quantised embeddings can't hold NaN rows; encode in float32 and quantise the good rows")
         if callable(on_error) and (kwargs.get("pool") or isinstance(kwargs.get("device"), list)):
             raise ValueError("on_error can't be a function with worker processes; use 'nan'")
+        _check_prompt(kwargs.get("prompt") or (args[1] if len(args) > 1 else None))
         if load_audio_from_video is not None:
             if "audio" not in self.omni.backbone.kinds:
                 raise ValueError(f"load_audio_from_video: {self.omni.backbone.model_type} does not hear audio")
@@ -465,3 +469,19 @@ class LCOEmbedding(SentenceTransformer):  # type: ignore[misc]
             like = torch.empty(size, device="cpu" if save_to_cpu else target)
         missing = torch.full_like(like, float("nan"))
         return torch.stack([results.get(slot.index, missing) for slot in inputs])
+
+
+def _check_prompt(prompt: Any) -> None:
+    """Check that a prompt is text that can be tokenized.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if prompt is None:
+        return
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt must be a string, got {prompt!r}")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"prompt is not valid Unicode ({error.reason})") from error

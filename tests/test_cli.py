@@ -38,7 +38,8 @@ def folder(tmp_path: Path, samples: Path) -> Path:
     text = "\n".join(json.dumps(line) for line in [*lines, chat]) + "\nnot json\n\n[1]\n"
     image = {"type": "image", "path": "deep/red_circle.png"}
     seen = {"messages": [{"role": "user", "content": [image, {"type": "text", "text": "what?"}]}]}
-    text += "\n".join(json.dumps(line) for line in [seen, {"image": "deep/red_circle.png", "text": None}])
+    odd = [{**seen, "text": "lost?"}, seen["messages"], 7]
+    text += "\n".join(json.dumps(line) for line in [seen, {"image": "deep/red_circle.png", "text": None}, *odd])
     (home / "rows.jsonl").write_text(text)
     (home / "bad.png").write_text("no picture")
     return home
@@ -62,12 +63,15 @@ def test_encode_writes_every_row_and_its_error(
         "rows.jsonl:4": "text",
         "rows.jsonl:8": "image+text",
         "rows.jsonl:9": "image",
+        "rows.jsonl:11": "image+text",
     }
     bad = {
         "bad.png": "not a readable image",
         "rows.jsonl:3": "no such file",
         "rows.jsonl:5": "not JSON",
-        "rows.jsonl:7": "neither a string nor an object",
+        "rows.jsonl:7": "a list is neither the frames of a video nor chat messages",
+        "rows.jsonl:10": "beside messages there can be an id, not text",
+        "rows.jsonl:12": "no string, chat or object but int",
         "missing.wav": "no such file or folder",
     }
     assert set(rows) == {*good, *bad}
@@ -82,7 +86,7 @@ def test_encode_writes_every_row_and_its_error(
     got = np.array([rows[name]["embedding"] for name in ("deep/red_circle.png", "note.txt", "rows.jsonl:4")])
     np.testing.assert_allclose(got, expected, atol=1e-5)
     printed = capsys.readouterr()
-    assert "9 embedded, 5 failed, 1 other file(s) passed over" in printed.out
+    assert "10 embedded, 7 failed, 1 other file(s) passed over" in printed.out
     assert "bad.png: the file is not a readable image" in printed.err
 
 

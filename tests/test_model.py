@@ -308,6 +308,17 @@ def test_an_empty_text_is_an_input(
     assert warnings[0].startswith("4 input(s) are empty texts")
 
 
+@pytest.mark.parametrize(("prompt", "reason"), [(3, "prompt must be a string, got 3"), ("\ud800", "not valid Unicode")])
+def test_a_prompt_that_is_no_text_is_named(shared_model: LCOEmbedding, prompt: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        shared_model.encode(["x"], prompt=prompt)
+
+
+def test_a_prompt_beyond_the_context_is_named(shared_model: LCOEmbedding) -> None:
+    with pytest.raises(InputError, match=r"the prompt takes \d+ tokens, more than the context of 4096"):
+        shared_model.encode(["x"], prompt="word " * 20_000)
+
+
 def test_quantised_rows_can_not_be_nan(shared_model: LCOEmbedding) -> None:
     with pytest.raises(ValueError, match="can't hold NaN"):
         shared_model.encode(["a", None], on_error="nan", precision="int8")

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from lco_embedding import LCOEmbedding
+from lco_embedding import InputError, LCOEmbedding
 from lco_embedding.checkpoints.info import Checkpoint
 from lco_embedding.hub import probes, verify
 from lco_embedding.miniature.architecture import CHAT_TEMPLATE
@@ -186,6 +186,24 @@ def test_queries_and_documents_are_cut_where_the_checkpoint_says(
         assert np.abs(embed_task(text) - model.encode(text)).max() > 1e-4
 
 
+def test_without_settings_it_renders_as_stock_does(published: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(published("LCO, one template"), tmp_path / "copy")
+    change(tmp_path / "copy", "sentence_bert_config.json", lambda settings: settings.pop("processing_kwargs"))
+    stock = embed(SentenceTransformer(str(tmp_path / "copy"), device="cpu"))
+    np.testing.assert_allclose(embed(LCOEmbedding(tmp_path / "copy", device="cpu")), stock, atol=1e-5)
+
+
+def test_a_medium_that_the_template_leaves_out_is_an_error(published: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(published("LCO, one template"), tmp_path / "copy")
+    template = tmp_path / "copy" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|AUDIO|>", ""))
+    model = LCOEmbedding(tmp_path / "copy", device="cpu")
+    values = ["x", probes.probes(KINDS)["audio"]]
+    with pytest.raises(InputError, match=r"input 1 .*: the chat template writes 0 placeholders for its 1 media"):
+        model.encode(values)
+    assert np.isfinite(model.encode(values, on_error="nan")[0]).all()
+
+
 # --- what does not load -----------------------------------------------------------------------------------------------
 
 
@@ -217,6 +235,11 @@ REFUSED: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
         r"embeds by the output \['hidden_states', -2\]",
     ),
     "logits": ("sentence_bert_config.json", lambda settings: _message(settings, "logits"), "by the output 'logits'"),
+    "a template that is missing": (
+        "sentence_bert_config.json",
+        lambda settings: settings["processing_kwargs"]["chat_template"].update(chat_template="emb"),
+        r"asks for the chat template 'emb', which it lacks; it has \['default', 'sentence_transformers'\]",
+    ),
     "plain text, without chats": (
         "sentence_bert_config.json",
         lambda settings: settings["modality_config"].pop("message"),
@@ -234,6 +257,18 @@ def test_what_can_not_be_embedded_right_is_refused_by_name(
     change(tmp_path / "copy", name, edit)
     with pytest.raises(ValueError, match=message):
         LCOEmbedding(tmp_path / "copy", device="cpu")
+
+
+def test_a_tokenizer_without_words_is_refused(published: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(published("LCO"), tmp_path / "copy")
+    (tmp_path / "copy" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"knows no words; is its tokenizer\.json missing"):
+        LCOEmbedding(tmp_path / "copy", device="cpu")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*gone"):
+        LCOEmbedding(tmp_path / "gone", device="cpu")
 
 
 def test_code_of_the_repository_is_refused_even_where_it_is_trusted(

@@ -172,9 +172,14 @@ def _row_of_line(path: Path, number: int, line: str) -> Row:
         name = value.pop("id", None)
         row.path = row.path if name is None else str(name)
         given = resolve({key: entry for key, entry in value.items() if entry is not None}, path.parent)
-        row.value = given.get("messages") or given
+        others = sorted(set(given) - {"messages"})
+        row.value = given.get("messages", given)
+        if "messages" in given and others:
+            row.error = f"beside messages there can be an id, not {', '.join(others)}"
+    elif isinstance(value, list):
+        row.value = resolve({"messages": value}, path.parent)["messages"]
     else:
-        row.error = f"the line is neither a string nor an object but {type(value).__name__}"
+        row.error = f"the line is no string, chat or object but {type(value).__name__}"
     return row
 
 

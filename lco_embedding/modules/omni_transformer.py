@@ -67,13 +67,38 @@ class OmniTransformer(BackboneTransformer):
     ) -> None:
         super().__init__(model_name_or_path, processing_kwargs=processing_kwargs, **kwargs)
         self.tokenizer.padding_side = "left"
+        settings = dict(processing_kwargs or {})
+        if kwargs.get("modality_config") is not None:
+            # A checkpoint that Sentence Transformers saved means what it means there, where this is False.
+            settings["chat_template"] = {"add_generation_prompt": False, **settings.get("chat_template", {})}
         self.processing_kwargs: ProcessingKwargs = processing_settings.with_defaults(
-            processing_kwargs or {}, self.processor, self.backbone
+            settings, self.processor, self.backbone
         )
         for name in self.backbone.packed_towers:
             read_in_pieces(self.model.get_submodule(name))
-        if self.processor.chat_template is None:
-            raise ValueError(f"{model_name_or_path} has no chat template; pass one in processor_kwargs")
+        self._check_chats(model_name_or_path)
+
+    def _check_chats(self, source: str) -> None:
+        """Check that texts reach the model: a tokenizer or template that is missing would embed all of them alike.
+
+        Raises:
+            ValueError: There is no chat template, none of the name that the settings ask for, or no vocabulary.
+        """
+        templates = self.processor.chat_template
+        if templates is None:
+            raise ValueError(f"{source} has no chat template; pass one in processor_kwargs")
+        names = sorted(templates) if isinstance(templates, dict) else ["default"]
+        chosen = self.processing_kwargs["chat_template"].get("chat_template", "default")
+        if chosen not in names and "{" not in chosen:
+            raise ValueError(f"{source} asks for the chat template {chosen!r}, which it lacks; it has {names}")
+        probes = [Item(0, (Message("user", (Block("text", text),)),)) for text in ("red", "moon")]
+        kwargs = self._template_kwargs(self.processing_kwargs)
+        red, moon = (chat_template.render(self.processor, probe, kwargs) for probe in probes)
+        if red == moon:
+            raise ValueError(f"the chat template of {source} does not write the text of a message")
+        ids = chat_template.encode(self.tokenizer, [red, moon])
+        if ids[0] == ids[1]:
+            raise ValueError(f"the tokenizer of {source} knows no words; is its tokenizer.json missing?")
 
     def add_prompts(self) -> None:
         """Make the chat template append the LCO prompts, unless it does so already."""
@@ -194,9 +219,17 @@ class OmniTransformer(BackboneTransformer):
                     rows.append(row)
             except MediaError as error:
                 problems.append(Problem(item.index, item.blocks[0].source, str(error)))
+        good: list[Row] = []
+        placeholders = self.placeholders
         for row, ids in zip(rows, chat_template.encode(self.tokenizer, texts), strict=True):
-            row.input_ids = splice(ids, row.media_ids, self.placeholders) if row.media_ids else ids
-        return rows, problems
+            written = sum(token in placeholders for token in ids)
+            if written != len(row.media_ids):
+                reason = f"the chat template writes {written} placeholders for its {len(row.media_ids)} media"
+                problems.append(Problem(row.item.index, row.item.blocks[0].source, reason))
+                continue
+            row.input_ids = splice(ids, row.media_ids, placeholders) if row.media_ids else ids
+            good.append(row)
+        return good, problems
 
     def _length_of(self, task: str | None) -> int | None:
         """Return the limit of text tokens that the checkpoint states for queries or documents, if any."""
@@ -269,6 +302,8 @@ class OmniTransformer(BackboneTransformer):
                 chat_template.encode(self.tokenizer, [chat_template.render(self.processor, bare, template_kwargs)])[0]
             )
         context = self.context
+        if fixed > context:
+            raise MediaError(f"the prompt takes {fixed} tokens, more than the context of {context}; shorten it")
         if fixed + media_tokens > context:
             raise MediaError(
                 f"its media take {media_tokens} tokens, more than the context of {context}; "

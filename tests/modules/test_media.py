@@ -286,6 +286,7 @@ def test_decompression_bomb_is_refused_by_its_header(check: Any, side: int) -> N
         (np.full((4, 4, 3), -1), "range from -1"),
         (np.full((4, 4, 3), 256), "to 256"),
         (np.full((4, 4, 3), "x"), "not all finite"),
+        (np.ones((4, 4, 3), np.complex64), "not all finite"),
     ],
     ids=str,
 )

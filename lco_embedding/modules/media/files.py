@@ -198,7 +198,7 @@ def open_reader(value: Any) -> Iterator[IO[bytes]]:
     except (OSError, ValueError) as error:
         raise MediaError(f"the path can't be read ({error})") from error
     if size is None:
-        raise MediaError("there is no such file")
+        raise MediaError("it is no regular file" if path.exists() else "there is no such file")
     if not size:
         raise MediaError("the file is empty (0 bytes)")
     try:

@@ -313,7 +313,8 @@ def _scaled(array: NDArray[Any]) -> Any:
         return array.astype(np.uint8) * 255
     if array.dtype == np.uint16:
         return (array / 257).round().astype(np.uint8)
-    if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
+    is_real = np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)
+    if not is_real or not np.isfinite(array).all():
         raise MediaError(f"the pixels ({array.dtype}) are not all finite numbers")
     low, high = float(array.min()), float(array.max())
     if low < 0 or high > 255:
