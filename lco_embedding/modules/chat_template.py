@@ -100,6 +100,33 @@ def read_prompts(template: str, kinds: Sequence[str], chat_template_kwargs: dict
     return found
 
 
+def check_chats(processor: ProcessorMixin, source: str, chosen: str, chat_template_kwargs: dict[str, Any]) -> None:
+    """Check that texts reach the model: without a tokenizer or template all of them would have one embedding.
+
+    Args:
+        processor: The processor of the checkpoint.
+        source: How an error names the checkpoint.
+        chosen: Name of the chat template in use, or its text.
+        chat_template_kwargs: Arguments of the template.
+
+    Raises:
+        ValueError: There is no chat template, none of that name, one that writes no text, or no vocabulary.
+    """
+    templates = processor.chat_template
+    if templates is None:
+        raise ValueError(f"{source} has no chat template; pass one in processor_kwargs")
+    names = sorted(templates) if isinstance(templates, dict) else ["default"]
+    if chosen not in names and "{" not in chosen:
+        raise ValueError(f"{source} asks for the chat template {chosen!r}, which it lacks; it has {names}")
+    items = [Item(0, (Message("user", (Block("text", text),)),)) for text in ("red", "moon")]
+    first, other = (render(processor, item, chat_template_kwargs) for item in items)
+    if first == other:
+        raise ValueError(f"the chat template of {source} does not write the text of a message")
+    ids = encode(processor.tokenizer, [first, other])
+    if ids[0] == ids[1]:
+        raise ValueError(f"the tokenizer of {source} knows no words; is its tokenizer.json missing?")
+
+
 def render(processor: ProcessorMixin, item: Item, chat_template_kwargs: dict[str, Any]) -> str:
     """Render an item as one string, in which each medium stands as its single placeholder token.
 

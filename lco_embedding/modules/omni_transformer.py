@@ -76,29 +76,12 @@ class OmniTransformer(BackboneTransformer):
         )
         for name in self.backbone.packed_towers:
             read_in_pieces(self.model.get_submodule(name))
-        self._check_chats(model_name_or_path)
-
-    def _check_chats(self, source: str) -> None:
-        """Check that texts reach the model: a tokenizer or template that is missing would embed all of them alike.
-
-        Raises:
-            ValueError: There is no chat template, none of the name that the settings ask for, or no vocabulary.
-        """
-        templates = self.processor.chat_template
-        if templates is None:
-            raise ValueError(f"{source} has no chat template; pass one in processor_kwargs")
-        names = sorted(templates) if isinstance(templates, dict) else ["default"]
-        chosen = self.processing_kwargs["chat_template"].get("chat_template", "default")
-        if chosen not in names and "{" not in chosen:
-            raise ValueError(f"{source} asks for the chat template {chosen!r}, which it lacks; it has {names}")
-        probes = [Item(0, (Message("user", (Block("text", text),)),)) for text in ("red", "moon")]
-        kwargs = self._template_kwargs(self.processing_kwargs)
-        red, moon = (chat_template.render(self.processor, probe, kwargs) for probe in probes)
-        if red == moon:
-            raise ValueError(f"the chat template of {source} does not write the text of a message")
-        ids = chat_template.encode(self.tokenizer, [red, moon])
-        if ids[0] == ids[1]:
-            raise ValueError(f"the tokenizer of {source} knows no words; is its tokenizer.json missing?")
+        chat_template.check_chats(
+            self.processor,
+            model_name_or_path,
+            self.processing_kwargs["chat_template"].get("chat_template", "default"),
+            self._template_kwargs(self.processing_kwargs),
+        )
 
     def add_prompts(self) -> None:
         """Make the chat template append the LCO prompts, unless it does so already."""
