@@ -131,7 +131,10 @@ def test_similarity_prints_a_table(samples: Path, capsys: pytest.CaptureFixture[
         (["similarity", "a", "gone.png"], "no such file"),
         (["encode", ".", "--output", "x.csv"], "must end in .parquet or .npz"),
         (["encode", ".", "--batch-size", "0"], "--batch-size must be at least 1"),
-        (["encode", "no-such-folder-is-here/", "--output", "x.npz", "--model", "no/such/model/here"], "not found"),
+        (
+            ["encode", "no-such-folder-is-here/", "--output", "x.npz", "--model", "no/such/model/here"],
+            "there is no folder",
+        ),
     ],
 )
 def test_wrong_arguments_say_why(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:

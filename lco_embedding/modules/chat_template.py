@@ -78,7 +78,7 @@ def read_prompts(template: str, kinds: Sequence[str], chat_template_kwargs: dict
 
     Returns:
         The prompt, the end of the turn and the beginning of the answer: for each kind, and for mixtures of a medium
-        with a text ("image, text"). Content that the template refuses is left out.
+        with a text ("image, text"). Content that the template refuses or does not write is left out.
     """
 
     def rendered(*content: str) -> str:
@@ -89,7 +89,7 @@ def read_prompts(template: str, kinds: Sequence[str], chat_template_kwargs: dict
 
     found = {}
     for content in [(kind,) for kind in kinds] + [(kind, "text") for kind in kinds if kind != "text"]:
-        with suppress(TemplateError):
+        with suppress(TemplateError, ValueError):
             text = rendered(*content)
             if content[-1] == "text":
                 end = text.rindex(CONTENT) + len(CONTENT)

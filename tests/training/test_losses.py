@@ -86,7 +86,8 @@ def assert_same(found: Step, expected: Step) -> None:
     assert found[0] == pytest.approx(expected[0], abs=1e-5)
     whole = norm(expected[1])
     assert whole > 1e-3, "there is nothing to compare"
-    assert distance(found[1], expected[1]) < 1e-5
+    # Of float32 gradients through norms that are not trivial, twice the rounding of those through weights of 1.
+    assert distance(found[1], expected[1]) < 2e-5
     for name, gradient in expected[1].items():
         # Some parameters, as the biases of keys, have no gradient but rounding.
         assert (found[1][name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6 * whole, name
